@@ -98,10 +98,8 @@ def test_names_and_values_that_make_no_sense_are_refused(project):
 
 
 def test_a_table_is_loaded_by_name_and_version(project):
-    from mlworkbench.data.tables import write_table
-
-    write_table(context().tables, "t", pd.DataFrame({"x": [1]}))
-    write_table(context().tables, "t", pd.DataFrame({"x": [2]}))
+    assert save("t", pd.DataFrame({"x": [1]}), table="t") == "table://t@0"
+    assert save("t", pd.DataFrame({"x": [2]}), table="t") == "table://t@1"
     assert load("t").x.tolist() == [2] and load("t@0").x.tolist() == [1] and load("table://t@1").x.tolist() == [2]
 
 

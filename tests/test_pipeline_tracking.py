@@ -49,6 +49,7 @@ def test_plain_mlflow_calls_of_another_process_join_the_step(project):
 def test_an_mlflow_that_cannot_be_reached_is_said_with_the_key(tmp_path):
     from mlworkbench.core.settings import TrackingSection
 
-    settings = Settings(root=tmp_path, tracking=TrackingSection(uri="sqlite:////nonexistent/folder/x.db"))
+    (tmp_path / "file").write_text("no folder")
+    settings = Settings(root=tmp_path, tracking=TrackingSection(uri="sqlite:///file/x.db"))
     with pytest.raises(SettingsError, match=r"section \[tracking\], key 'uri'"):
         mlflow_client(settings)

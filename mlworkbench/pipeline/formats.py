@@ -104,6 +104,8 @@ def write_value(store: Store, name: str, value) -> Output:
     module = kind.__module__.partition(".")[0]
     if isinstance(value, TableVersion):
         return Output(f"table://{value}", "version", str(value), value.digest)
+    if str(uri := getattr(value, "uri", "")).startswith("models:/"):
+        return Output(uri, "version", uri.removeprefix("models:/").replace("/", " version "))
     if isinstance(value, Path):
         if not value.exists():
             raise DataError(f"save('{name}', …): there is no {value}.", name=name, path=str(value))
@@ -133,6 +135,8 @@ def _brief(value) -> str:
 def read_value(store: Store, ref: str):
     "The value behind a `store://` reference; a `Path` of a temporary copy for files and folders."
     digest, _, ending = ref.removeprefix("store://").partition(".")
+    if ref.startswith("models:/"):
+        return ref
     if ending == "folder":
         return fetch_folder(store, digest, Path(tempfile.mkdtemp(prefix="mlw-")) / digest[:12])
     data = get(store, digest)

@@ -126,7 +126,8 @@ def _intact(settings: Settings, store: Store, manifest: dict | None) -> bool:
     if manifest is None or not all(store.has(manifest[k]) for k in ("notebook", "html")):
         return False
     for output in manifest["outputs"].values():
-        scheme, _, rest = output["ref"].partition("://")
+        scheme, _, rest = output["ref"].partition(":/")
+        rest = rest.removeprefix("/")
         if scheme == "store" and not store.has(rest.partition(".")[0]):
             return False
         if scheme == "table":
@@ -135,7 +136,7 @@ def _intact(settings: Settings, store: Store, manifest: dict | None) -> bool:
                     return False
             except WorkbenchError:
                 return False
-        if scheme.startswith("models:") and not model_version_exists(settings, output["ref"]):
+        if scheme == "models" and not model_version_exists(settings, output["ref"]):
             return False
     return True
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from ..core.errors import DataError, InputError, ProjectNotFound, did_you_mean
 from ..core.settings import Settings, find_project, read_settings
 from ..core.store import Store, list_records, read_record, write_record
-from ..data.tables import read_table
+from ..data.tables import read_table, write_table
 from .formats import Output, read_value, write_value
 from .notebook import step_name
 
@@ -98,11 +98,11 @@ def _newest(ctx: Context, name: str) -> str:
 def load(ref: str):
     "Value of an input, or rows of a table: a DataFrame, a model, a dict, …, or a `Path` for a file."
     ctx, ref = context(), str(ref)
-    if "://" not in ref and "@" not in ref and "." in ref:
+    if ":/" not in ref and "@" not in ref and "." in ref:
         newest = _newest(ctx, ref)
         log.info("%s is %s", ref, newest)
         ref = newest
-    if ref.startswith("store://"):
+    if ref.startswith(("store://", "models:/")):
         return read_value(ctx.store, ref)
     return read_table(ctx.tables, ref)
 
@@ -161,9 +161,13 @@ def remember(store: Store, pipeline: str, step: str, outputs: dict, **about) -> 
     write_record(store, "latest", f"{pipeline}/{step}", record)
 
 
-def save(name: str, value) -> str:
-    "Keep `value` as the step's output `name`; the answer is its reference."
-    return _keep(name, "save", value).ref
+def save(
+    name: str,
+    value: object,  # a DataFrame, estimator, figure, Path, or what JSON holds
+    table: str | None = None,  # write the DataFrame as a new version of this table, and keep the version
+) -> str:  # its reference
+    "Keep `value` as the step's output `name`."
+    return _keep(name, "save", write_table(context().tables, table, value) if table else value).ref
 
 # %% ../../nbs/api/22_pipeline.step.ipynb #metric
 def metric(name: str, value: float) -> float:
