@@ -367,6 +367,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'mlworkbench/pipeline/report.py'),
                                              'mlworkbench.pipeline.report._exporter': ( 'api/pipeline.report.html#_exporter',
                                                                                         'mlworkbench/pipeline/report.py'),
+                                             'mlworkbench.pipeline.report._is_scrap': ( 'api/pipeline.report.html#_is_scrap',
+                                                                                        'mlworkbench/pipeline/report.py'),
                                              'mlworkbench.pipeline.report._links': ( 'api/pipeline.report.html#_links',
                                                                                      'mlworkbench/pipeline/report.py'),
                                              'mlworkbench.pipeline.report._sections': ( 'api/pipeline.report.html#_sections',

@@ -55,11 +55,12 @@ def _engine() -> str:
     class StepEngine(NBClientEngine):
         @classmethod
         def execute_managed_notebook(cls, nb_man, kernel_name, place, **kwargs):
-            total = sum(c.cell_type == "code" and bool(c.source.strip()) for c in nb_man.nb.cells)
+            counts = lambda c: c.cell_type == "code" and c.source.strip() and "injected-parameters" not in c.metadata.get("tags", [])  # noqa: E731
+            total = sum(bool(counts(c)) for c in nb_man.nb.cells)
             done = iter(range(1, total + 1))
             client = Client(nb_man, kernel_name=kernel_name, startup_timeout=120, timeout=None)
             client.place, on_cell = place, place["on_cell"]
-            client.on_cell_executed = lambda **_: on_cell(next(done, total), total)
+            client.on_cell_executed = lambda cell, **_: on_cell(next(done), total) if counts(cell) else None
             on_cell(0, total)
             try:
                 return client.execute()

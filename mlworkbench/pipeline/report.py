@@ -23,12 +23,19 @@ def _exporter():
     return HTMLExporter(template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True)
 
 
+def _is_scrap(output) -> bool:
+    return bool(output.get("data")) and all(kind.startswith("application/scrapbook") for kind in output["data"])
+
+
 def notebook_html(notebook: Path) -> bytes:
     "The executed notebook as one HTML page."
     import nbformat
 
     nb = nbformat.read(notebook, as_version=4)
     nb.metadata.setdefault("title", notebook.stem)
+    for cell in nb.cells:  # scraps are for programs; nbconvert would warn that it can't show them
+        shown = [o for o in cell.get("outputs", []) if not _is_scrap(o)]
+        cell.update({"outputs": shown} if "outputs" in cell else {})
     page, _ = _exporter().from_notebook_node(nb)
     return page.encode()
 
