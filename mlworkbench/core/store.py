@@ -134,7 +134,7 @@ def fetch_folder(store: Store, digest: str, to: str | Path) -> Path:
 # %% ../../nbs/api/02_core.store.ipynb #records
 def write_record(store: Store, kind: str, name: str, value: dict) -> None:
     "Publish `value` as the record `name` of `kind`, replacing an earlier one."
-    _publish(store, store.record_path(kind, name), json.dumps(value, indent=1, sort_keys=True).encode())
+    _publish(store, store.record_path(kind, name), json.dumps(value, indent=1).encode())
 
 
 def read_record(store: Store, kind: str, name: str) -> dict | None:

@@ -60,7 +60,10 @@ def _findings(drift: "pd.DataFrame", found: dict, reference: dict, performance: 
     for status, verb in (("alarm", "has changed much"), ("warn", "has moved")):
         names = drift[drift.status == status]
         words += [f"{r.feature} {verb} (PSI {r.psi:.2f})." for r in names.itertuples()]
-    status = "alarm" if performance == "alarm" or (drift.status == "alarm").any() else "warn" if (drift.status == "warn").any() else "ok"
+    moved = drift.set_index("feature").status
+    if performance == "alarm" or moved[PREDICTION] == "alarm":
+        return "alarm", words
+    status = "warn" if moved.isin(["alarm", "warn"]).any() else "ok"
     return status, words or ["Nothing has moved that would matter."]
 
 # %% ../../nbs/api/62_monitoring.months.ipynb #monitor
