@@ -59,7 +59,7 @@ def _findings(drift: "pd.DataFrame", found: dict, reference: dict, performance: 
         words.append("No labels have come yet, so nothing can be said about performance.")
     for status, verb in (("alarm", "has changed much"), ("warn", "has moved")):
         names = drift[drift.status == status]
-        words += [f"{r.feature} {verb} (PSI {r.psi:.2f})." for r in names.itertuples()]
+        words += [f"{'The prediction' if r.feature == PREDICTION else r.feature} {verb} (PSI {r.psi:.2f})." for r in names.itertuples()]
     moved = drift.set_index("feature").status
     if performance == "alarm" or moved[PREDICTION] == "alarm":
         return "alarm", words

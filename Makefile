@@ -1,0 +1,43 @@
+# Every target works on a bare machine with Python 3.11+ and make: it makes .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+ENV := $(BIN)/.installed
+# Jupyter's and MLflow's own temporary files stay out of the home folder of whoever tries this.
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(ENV): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e ".[demo,dev]"
+	@touch $@
+
+install: $(ENV)  ## make .venv with everything in it
+
+demo: $(ENV)  ## run the flights pipeline on all 336,776 flights
+	@$(BIN)/mlw run flights
+
+test: $(ENV)  ## everything that is tested: notebooks, package with coverage, integration, import rule
+	@$(BIN)/nbdev-test
+	@rm -f .coverage .coverage.*
+	@COVERAGE_PROCESS_START=pyproject.toml $(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+	@$(BIN)/lint-imports --no-cache
+
+check: $(ENV)  ## what a commit must pass: clean, export without a diff, lint, test
+	@$(BIN)/nbdev-clean
+	@$(BIN)/nbdev-export
+	@git diff --exit-code -- mlworkbench tests nbs || { echo "nbdev-clean or nbdev-export changed files: look, and commit them."; exit 1; }
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory test
+
+lab: $(ENV)  ## open JupyterLab
+	@$(BIN)/mlw lab
+
+dashboards: $(ENV)  ## open the Voila pages
+	@$(BIN)/mlw dashboards
+
+.PHONY: help install demo test check lab dashboards
