@@ -4,18 +4,34 @@
 
 # %% auto #0
 from mlworkbench.app.cli import (
-    contextlib,
     main,
     sys,
 )
 
 # %% ../nbs/api/70_app.cli.ipynb #test-cli
+import contextlib
 import subprocess
 
 import pytest
 from click.testing import CliRunner
 
-COMMANDS = ["run", "status", "graph", "runs", "show", "diff", "approve", "reject", "score", "monitor", "lab", "dashboards", "doctor", "gc", "init"]
+COMMANDS = [
+    "run",
+    "status",
+    "graph",
+    "runs",
+    "show",
+    "diff",
+    "approve",
+    "reject",
+    "score",
+    "monitor",
+    "lab",
+    "dashboards",
+    "doctor",
+    "gc",
+    "init",
+]
 
 
 def test_every_command_has_help_with_an_example():
@@ -27,7 +43,12 @@ def test_every_command_has_help_with_an_example():
 
 def test_help_imports_nothing_heavy():
     code = "import sys; from mlworkbench.app.cli import main; print([m for m in ('mlflow', 'pandas', 'sklearn', 'papermill', 'pydantic', 'rich') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_outside_a_project_one_sentence_and_exit_code_two(monkeypatch):

@@ -17,9 +17,18 @@ from rich.console import Console as RichConsole
 
 def test_without_a_terminal_each_change_of_state_is_one_line():
     view = RunView(["a", "b"], RichConsole(file=io.StringIO(), width=100))
-    for event in [Event("a", "running", why=("code",)), Event("a", "running", 1, 2), Event("a", "done", 2, 2, 1.25), Event("b", "cached")]:
+    for event in [
+        Event("a", "running", why=("code",)),
+        Event("a", "running", 1, 2),
+        Event("a", "done", 2, 2, 1.25),
+        Event("b", "cached"),
+    ]:
         view(event)
-    assert view.console.file.getvalue().splitlines() == ["a  running  (code)", "a  done  2/2 cells  1.2 s", "b  cached"]
+    assert view.console.file.getvalue().splitlines() == [
+        "a  running  (code)",
+        "a  done  2/2 cells  1.2 s",
+        "b  cached",
+    ]
 
 
 def test_in_a_terminal_every_step_has_its_row():

@@ -21,7 +21,14 @@ def test_a_new_project_has_a_pipeline_that_can_be_read_and_dashboards(tmp_path):
     make_project(tmp_path / "late")
     settings = read_settings(tmp_path / "late")
     assert settings.project.name == "late"
-    assert list(read_pipeline(settings.pipelines / "flights").steps) == ["ingest", "validate", "features", "train", "evaluate", "register"]
+    assert list(read_pipeline(settings.pipelines / "flights").steps) == [
+        "ingest",
+        "validate",
+        "features",
+        "train",
+        "evaluate",
+        "register",
+    ]
     assert dashboards_folder(settings) == settings.dashboards
 
 

@@ -35,7 +35,11 @@ def texts(widget):
 
 
 def find(widget, kind, **traits):
-    here = [widget] if isinstance(widget, kind) and all(getattr(widget, k) == v for k, v in traits.items()) else []
+    here = (
+        [widget]
+        if isinstance(widget, kind) and all(getattr(widget, k) == v for k, v in traits.items())
+        else []
+    )
     return here + [f for child in getattr(widget, "children", ()) for f in find(child, kind, **traits)]
 
 
@@ -45,7 +49,9 @@ def challenge(settings, metric="0.75"):
     client = mlflow_client(settings)
     if not model_names(settings):
         client.create_registered_model("m")
-    version = client.create_model_version("m", f"{settings.root}/model", tags={"metric.auc": metric, "mlw.run": "<b>r1</b>"}).version
+    version = client.create_model_version(
+        "m", f"{settings.root}/model", tags={"metric.auc": metric, "mlw.run": "<b>r1</b>"}
+    ).version
     client.set_registered_model_alias("m", "challenger", version)
 
 
@@ -57,7 +63,9 @@ def test_the_approvals_page_says_when_there_is_nothing(project):
 def test_a_click_on_approve_decides_and_needs_a_reason(project):
     challenge(project)
     page = approvals_page(project)
-    assert "m version 1 asks to be the first in production" in " ".join(texts(page)) and "&lt;b&gt;r1" in " ".join(texts(page))
+    assert "m version 1 asks to be the first in production" in " ".join(
+        texts(page)
+    ) and "&lt;b&gt;r1" in " ".join(texts(page))
     button = find(page, w.Button, description="Approve")[0]
     button.click()
     assert "needs a reason" in " ".join(texts(page)) and read_audit(project) == [] and not button.disabled
@@ -65,7 +73,12 @@ def test_a_click_on_approve_decides_and_needs_a_reason(project):
     button.click()
     assert champions(project)["m"].version == 1 and read_audit(project)[0].reason == "better <than> nothing"
     text = " ".join(texts(page))
-    assert "Nothing waits" in text and "was approved by" in text and "better &lt;than&gt; nothing" in text and "is whole" in text
+    assert (
+        "Nothing waits" in text
+        and "was approved by" in text
+        and "better &lt;than&gt; nothing" in text
+        and "is whole" in text
+    )
 
 
 def test_a_click_on_reject_leaves_the_champion(project):
@@ -85,7 +98,10 @@ def test_a_decision_taken_elsewhere_meanwhile_is_told(project):
     approve(project, "m", "first", actor="grace")
     find(page, w.Textarea)[0].value = "second"
     find(page, w.Button, description="Approve")[0].click()
-    assert "The last decision: grace approved version 1" in " ".join(texts(page)) and len(read_audit(project)) == 1
+    assert (
+        "The last decision: grace approved version 1" in " ".join(texts(page))
+        and len(read_audit(project)) == 1
+    )
 
 
 def test_the_monitor_page_says_when_there_is_nothing(project):
@@ -101,17 +117,44 @@ def test_the_monitor_page_shows_months_and_follows_the_choice(project):
     root = project.resolve(project.tables.url)
     rows, drift = [], []
     for month, auc, status in [("2013-04", 0.74, "ok"), ("2013-05", float("nan"), "warn")]:
-        facts = {"rows": 100.0, "labelled": 0.9, "mean_probability": 0.2, "rate": 0.25, "auc": auc, "reference_auc": 0.76}
-        rows.append({"month": month, "model_version": 1, **facts, "status": status, "findings": json.dumps(["wind <moved>."])})
+        facts = {
+            "rows": 100.0,
+            "labelled": 0.9,
+            "mean_probability": 0.2,
+            "rate": 0.25,
+            "auc": auc,
+            "reference_auc": 0.76,
+        }
+        rows.append(
+            {
+                "month": month,
+                "model_version": 1,
+                **facts,
+                "status": status,
+                "findings": json.dumps(["wind <moved>."]),
+            }
+        )
         for i, feature in enumerate(["(prediction)", "wind"]):
             shares = {"bins": '["a", "b"]', "share_reference": "[0.5, 0.5]", "share": "[0.2, 0.8]"}
-            about = {"kind": "numeric", "psi": 0.1 + i / 5, "jensen_shannon": 0.1, "missing_reference": 0.0, "missing": 0.0, "status": "warn"}
+            about = {
+                "kind": "numeric",
+                "psi": 0.1 + i / 5,
+                "jensen_shannon": 0.1,
+                "missing_reference": 0.0,
+                "missing": 0.0,
+                "status": "warn",
+            }
             drift.append({"feature": feature, **about, **shares, "month": month, "model_version": 1})
     write_table(root, "m_performance", pd.DataFrame(rows))
     write_table(root, "m_drift", pd.DataFrame(drift))
     page = monitor_page(project)
     text = " ".join(texts(page))
-    assert "m version 1 in 2013-05" in text and "wind &lt;moved&gt;" in text and "0.7400" in text and text.count("data:image/png") == 5
+    assert (
+        "m version 1 in 2013-05" in text
+        and "wind &lt;moved&gt;" in text
+        and "0.7400" in text
+        and text.count("data:image/png") == 5
+    )
     find(page, w.Dropdown, description="Feature")[0].value = "(prediction)"
     find(page, w.Dropdown, description="Month")[0].value = "2013-04"
     assert "(prediction): training and 2013-04" in " ".join(texts(page))

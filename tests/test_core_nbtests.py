@@ -15,7 +15,11 @@ def test_the_file_imports_just_what_its_tests_use(tmp_path):
         ["import os\ndef capwords(s): ...\ndef unused(): ..."],
         [("a", "def helper(): return capwords('a b')"), ("b", "def test_x():\n    assert helper() == 'A B'")],
     )
-    assert "from string import (\n    capwords,\n)" in text and "unused" not in text and "# %% ../nbs/x.ipynb #b" in text
+    assert (
+        "from string import (\n    capwords,\n)" in text
+        and "unused" not in text
+        and "# %% ../nbs/x.ipynb #b" in text
+    )
     scope = {}
     exec(text, scope)
     scope["test_x"]()

@@ -34,7 +34,10 @@ def test_environment_wins_over_file_wins_over_default(project, monkeypatch):
 @pytest.mark.parametrize(
     "text, named",
     [
-        ("[project]\n[monitor]\npsi_warn = lots\n", ["settings.ini", "[monitor]", "psi_warn", "lots", "number"]),
+        (
+            "[project]\n[monitor]\npsi_warn = lots\n",
+            ["settings.ini", "[monitor]", "psi_warn", "lots", "number"],
+        ),
         ("[project]\n[monitor]\npsi_warn = -1\n", ["psi_warn", "-1", "greater than or equal to 0"]),
         ("[project]\n[monitoring]\nx = 1\n", ["[monitoring]", "Did you mean 'monitor'?"]),
         ("[project]\nnme = x\n", ["[project]", "nme", "Did you mean 'name'?"]),

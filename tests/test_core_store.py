@@ -63,10 +63,12 @@ def test_a_missing_blob_is_named(store):
 def test_many_writers_of_the_same_bytes_do_no_harm(tmp_path):
     store, data = Store(tmp_path), os.urandom(200_000)
     threads = [threading.Thread(target=put, args=(store, data)) for _ in range(8)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
     assert get(store, digest_of(data)) == data
-    assert [p for p in Path(tmp_path).rglob("*.tmp")] == []
+    assert not list(Path(tmp_path).rglob("*.tmp"))
 
 
 def test_records_are_replaced_whole_and_damage_counts_as_absent(store):

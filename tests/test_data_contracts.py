@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-GOOD = pd.DataFrame({"k": ["a", "b"], "n": [1, 2], "x": [0.5, None], "at": pd.to_datetime(["2013-01-01", "2013-01-02"])})
+GOOD = pd.DataFrame(
+    {"k": ["a", "b"], "n": [1, 2], "x": [0.5, None], "at": pd.to_datetime(["2013-01-01", "2013-01-02"])}
+)
 RULES = {
     "k": {"type": "string", "allowed": ["a", "b"], "unique": True},
     "n": {"type": "integer", "min": 0, "max": 10},
@@ -60,7 +62,10 @@ def test_warnings_do_not_stop():
         require(check_contract(GOOD.assign(n=[1, 99]), Contract(columns=RULES)), "t")
 
 
-@pytest.mark.parametrize("text", ["columns: {a: {type: colour}}", "columns: [", "just words", "columns: {a: {type: string, mn: 3}}"])
+@pytest.mark.parametrize(
+    "text",
+    ["columns: {a: {type: colour}}", "columns: [", "just words", "columns: {a: {type: string, mn: 3}}"],
+)
 def test_a_bad_contract_file_is_explained(tmp_path, text):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(DataError, match=r"c\.yaml"):

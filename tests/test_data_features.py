@@ -19,7 +19,9 @@ hours = st.lists(st.integers(0, 200), max_size=40)
 
 def _frame(ticks, name, entities="ab", **more):
     when = pd.Timestamp("2013-01-01", tz="UTC") + pd.to_timedelta(np.array(ticks, "int64"), unit="h")
-    return pd.DataFrame({name: when, "k": [entities[t % 2] for t in ticks], **more}).astype({name: "datetime64[us, UTC]", "k": "str"})
+    return pd.DataFrame({name: when, "k": [entities[t % 2] for t in ticks], **more}).astype(
+        {name: "datetime64[us, UTC]", "k": "str"}
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -49,7 +51,7 @@ def test_asof_join_equals_looking_row_by_row(row_ticks, fact_ticks):
 def test_the_future_never_leaks():
     rows = _frame([10, 20, 30], "at")
     events = _frame([5, 15, 25, 35], "known", y=[1, 0, 1, 0])
-    args = dict(by="k", on="at", known="known", outcome="y", window="48h")
+    args = {"by": "k", "on": "at", "known": "known", "outcome": "y", "window": "48h"}
     before = rolling_rate(rows, events, **args)
     changed = events.assign(y=np.where(events.known >= rows["at"].iloc[1], 1 - events.y, events.y))
     np.testing.assert_array_equal(before[:2], rolling_rate(rows, changed, **args)[:2])

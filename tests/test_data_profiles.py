@@ -30,7 +30,9 @@ def test_merging_equals_profiling_both(reference, a, b):
     a, b = (pd.DataFrame({"x": np.array(v, float)}) for v in (a, b))
     merged, whole = merge(profile(a, ref), profile(b, ref)), profile(pd.concat([a, b]), ref)
     m, w = merged["columns"]["x"], whole["columns"]["x"]
-    assert {k: m[k] for k in ("n", "nulls", "counts", "min", "max")} == {k: w[k] for k in ("n", "nulls", "counts", "min", "max")}
+    assert {k: m[k] for k in ("n", "nulls", "counts", "min", "max")} == {
+        k: w[k] for k in ("n", "nulls", "counts", "min", "max")
+    }
     assert m["mean"] == pytest.approx(w["mean"], rel=1e-12, abs=1e-6)
     assert m["m2"] == pytest.approx(w["m2"], rel=1e-9, abs=1e-3)
 
@@ -54,9 +56,21 @@ def test_a_profile_of_30_columns_is_small_json():
 
 
 def test_strange_columns_are_counted_not_lost():
-    df = pd.DataFrame({"none": [np.nan, np.nan], "one": [3.0, 3.0], "flag": [True, False], "at": pd.to_datetime(["2013-01-01"] * 2)})
+    df = pd.DataFrame(
+        {
+            "none": [np.nan, np.nan],
+            "one": [3.0, 3.0],
+            "flag": [True, False],
+            "at": pd.to_datetime(["2013-01-01"] * 2),
+        }
+    )
     c = profile(df)["columns"]
-    assert c["none"]["nulls"] == 2 and c["one"]["counts"] == [2, 0] and c["flag"]["mean"] == 0.5 and "at" not in c
+    assert (
+        c["none"]["nulls"] == 2
+        and c["one"]["counts"] == [2, 0]
+        and c["flag"]["mean"] == 0.5
+        and "at" not in c
+    )
     assert profile(df.iloc[:0], profile(df))["columns"]["one"]["counts"] == [0, 0]
 
 

@@ -60,7 +60,12 @@ def test_a_part_can_be_written_before_the_table_exists(root):
 
 @pytest.mark.parametrize(
     "reference, said",
-    [("t@9", "versions 0 to 0"), ("nope", "Known: t"), ("t@soon", "neither a version number"), ("../t", "is no table name")],
+    [
+        ("t@9", "versions 0 to 0"),
+        ("nope", "Known: t"),
+        ("t@soon", "neither a version number"),
+        ("../t", "is no table name"),
+    ],
 )
 def test_a_wrong_reference_is_explained(root, reference, said):
     write_table(root, "t", frame(2))

@@ -5,7 +5,6 @@
 # %% auto #0
 from mlworkbench.governance.approvals import (
     ApprovalRefused,
-    ModelNotFound,
     Settings,
     approve,
     champions,
@@ -19,6 +18,7 @@ import threading
 
 import pytest
 
+from mlworkbench.core.errors import ModelNotFound
 from mlworkbench.governance.audit import read_audit, verify
 
 
@@ -45,7 +45,10 @@ def test_approving_moves_the_alias_and_leaves_a_row(project):
     assert (waiting(project)[0].challenger.version, waiting(project)[0].champion.version) == (2, 1)
     approve(project, "m", "better", version=2, actor="grace")
     rows = read_audit(project)
-    assert [(r.actor, r.action, r.version, r.details["previous_champion"]) for r in rows] == [("ada", "approve", 1, None), ("grace", "approve", 2, 1)]
+    assert [(r.actor, r.action, r.version, r.details["previous_champion"]) for r in rows] == [
+        ("ada", "approve", 1, None),
+        ("grace", "approve", 2, 1),
+    ]
     assert champions(project)["m"].version == 2 and waiting(project) == [] and verify(rows) == []
 
 
@@ -57,7 +60,9 @@ def test_rejecting_leaves_the_champion(project):
     assert champions(project)["m"].version == 1 and waiting(project) == []
 
 
-@pytest.mark.parametrize("reason, version, said", [("  ", None, "needs a reason"), ("ok", 7, "version 1 does")])
+@pytest.mark.parametrize(
+    "reason, version, said", [("  ", None, "needs a reason"), ("ok", 7, "version 1 does")]
+)
 def test_a_decision_that_makes_no_sense_is_refused_and_not_recorded(project, reason, version, said):
     challenge(project)
     with pytest.raises(ApprovalRefused, match=said):
@@ -88,7 +93,10 @@ def test_of_two_at_once_one_decides_and_the_other_is_told(project):
         [t.start() for t in threads]
         [t.join() for t in threads]
         assert len(read_audit(project)) == round_ + 1
-        assert sum(o in ("ada", "grace") for o in outcomes) == 1 and sum("The last decision" in o for o in outcomes) == 1
+        assert (
+            sum(o in ("ada", "grace") for o in outcomes) == 1
+            and sum("The last decision" in o for o in outcomes) == 1
+        )
 
 
 def test_a_registry_that_fails_leaves_no_row_and_no_champion(project, monkeypatch):

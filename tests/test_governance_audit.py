@@ -45,7 +45,9 @@ def test_the_database_refuses_to_change_or_delete(project):
                 db.execute(statement)
 
 
-@pytest.mark.parametrize("change", [{"actor": "mallory"}, {"reason": "x"}, {"version": 9}, {"details": {"n": 7}}, {"at": "2000"}])
+@pytest.mark.parametrize(
+    "change", [{"actor": "mallory"}, {"reason": "x"}, {"version": 9}, {"details": {"n": 7}}, {"at": "2000"}]
+)
 def test_every_change_is_found(project, change):
     add(project, 3)
     rows = read_audit(project)

@@ -27,7 +27,9 @@ def example(n=3000, seed=0):
 def test_metrics_equal_their_definitions():
     y, p = example(400)
     m = classification_metrics(y, p)
-    pairs = (p[y == 1][:, None] > p[y == 0][None]).mean() + 0.5 * (p[y == 1][:, None] == p[y == 0][None]).mean()
+    pairs = (p[y == 1][:, None] > p[y == 0][None]).mean() + 0.5 * (
+        p[y == 1][:, None] == p[y == 0][None]
+    ).mean()
     assert m["auc"] == pytest.approx(pairs) and m["brier"] == pytest.approx(((p - y) ** 2).mean())
     assert m["log_loss"] == pytest.approx(-(y * np.log(p) + (1 - y) * np.log(1 - p)).mean())
     order = np.argsort(-p)

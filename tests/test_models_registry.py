@@ -35,7 +35,14 @@ def project(tmp_path, monkeypatch):
 
 
 def register(name="m"):
-    return register_model(LogisticRegression().fit(ROWS, [0, 1, 0, 1]), name, SPEC, ROWS, {"rows": 4, "columns": {}}, {"rows": 0, "columns": {}})
+    return register_model(
+        LogisticRegression().fit(ROWS, [0, 1, 0, 1]),
+        name,
+        SPEC,
+        ROWS,
+        {"rows": 4, "columns": {}},
+        {"rows": 0, "columns": {}},
+    )
 
 
 def test_the_newest_version_is_challenger_and_carries_everything(project):
@@ -44,7 +51,11 @@ def test_the_newest_version_is_challenger_and_carries_everything(project):
     assert (register().version, register().version) == (1, 2)
     assert [(v.version, v.aliases) for v in model_versions(project, "m")] == [(2, ("challenger",)), (1, ())]
     loaded = load_version(project, find_version(project, "m", "1"))
-    assert loaded.spec == SPEC and loaded.features["rows"] == 4 and loaded.model.predict(ROWS).tolist() == [0, 1, 0, 1]
+    assert (
+        loaded.spec == SPEC
+        and loaded.features["rows"] == 4
+        and loaded.model.predict(ROWS).tolist() == [0, 1, 0, 1]
+    )
     tags = find_version(project, "m", "challenger").tags
     assert tags["metric.auc"] == "0.700000" and tags["mlw.run"] == "by hand"
     with pytest.raises(ModelNotFound, match="Did you mean 'm'"):
@@ -57,4 +68,6 @@ def test_a_model_is_saved_without_pickle(project):
 
     version = register()
     files = [p.name for p in Path(mlflow.artifacts.download_artifacts(version.uri)).rglob("*")]
-    assert any(f.endswith(".skops") for f in files) and not any(f.endswith((".pkl", ".pickle", ".joblib")) for f in files)
+    assert any(f.endswith(".skops") for f in files) and not any(
+        f.endswith((".pkl", ".pickle", ".joblib")) for f in files
+    )

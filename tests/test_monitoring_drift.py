@@ -41,7 +41,9 @@ def test_distances_equal_scipys(a, b):
 
 
 def test_no_rows_give_no_number():
-    assert np.isnan(psi(np.array([0, 0]), np.array([1, 2]))) and np.isnan(jensen_shannon(np.array([1]), np.array([0])))
+    assert np.isnan(psi(np.array([0, 0]), np.array([1, 2]))) and np.isnan(
+        jensen_shannon(np.array([1]), np.array([0]))
+    )
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=300))
@@ -60,14 +62,31 @@ def test_bins_of_a_continuous_column_are_tenths():
 
 def test_drift_is_found_and_steadiness_is_not_called_drift():
     rng = np.random.default_rng(1)
-    make = lambda n, shift: pd.DataFrame({"x": rng.normal(shift, 1, n), "k": rng.choice(list("abc"), n), "e": [None] * n}, dtype=None)  # noqa: E731
+    make = lambda n, shift: pd.DataFrame(
+        {"x": rng.normal(shift, 1, n), "k": rng.choice(list("abc"), n), "e": [None] * n}, dtype=None
+    )
     train = make(20_000, 0.0)
     ref = profile(train)
-    status = lambda d: compare(ref, profile(d, ref), MonitorSection()).set_index("feature").status.to_dict()  # noqa: E731
-    assert status(make(5000, 0.0))["x"] == "ok" and status(make(5000, 0.35))["x"] == "warn" and status(make(5000, 1.0))["x"] == "alarm"
-    assert status(make(150, 1.0))["x"] == "insufficient data" and status(make(5000, 0.0))["e"] == "insufficient data"
+    status = lambda d: compare(ref, profile(d, ref), MonitorSection()).set_index("feature").status.to_dict()
+    assert (
+        status(make(5000, 0.0))["x"] == "ok"
+        and status(make(5000, 0.35))["x"] == "warn"
+        and status(make(5000, 1.0))["x"] == "alarm"
+    )
+    assert (
+        status(make(150, 1.0))["x"] == "insufficient data"
+        and status(make(5000, 0.0))["e"] == "insufficient data"
+    )
 
 
 def test_new_and_many_categories_are_counted():
-    labels, a, b = common_bins({"kind": "categorical", "counts": {f"c{i:02d}": 100 - i for i in range(50)}}, {"counts": {"c00": 5, "new": 7}})
-    assert len(labels) == 31 and labels[-1] == "others" and a.sum() == sum(100 - i for i in range(50)) and b.sum() == 12
+    labels, a, b = common_bins(
+        {"kind": "categorical", "counts": {f"c{i:02d}": 100 - i for i in range(50)}},
+        {"counts": {"c00": 5, "new": 7}},
+    )
+    assert (
+        len(labels) == 31
+        and labels[-1] == "others"
+        and a.sum() == sum(100 - i for i in range(50))
+        and b.sum() == 12
+    )

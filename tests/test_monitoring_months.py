@@ -50,7 +50,14 @@ def project(tmp_path, monkeypatch):
     model = LogisticRegression().fit(rows.loc[january, ["x"]], y[january])
     p = model.predict_proba(rows.loc[january, ["x"]])[:, 1]
     spec = ModelSpec(["x"], "f", "l", "id", "at", "y", "known", metrics={"auc": 0.72})
-    register_model(model, "m", spec, rows[["x"]].head(), profile(rows.loc[january, ["x"]]), profile(pd.DataFrame({"probability": p})))
+    register_model(
+        model,
+        "m",
+        spec,
+        rows[["x"]].head(),
+        profile(rows.loc[january, ["x"]]),
+        profile(pd.DataFrame({"probability": p})),
+    )
     mlflow_client(settings).set_registered_model_alias("m", "champion", "1")
     return settings
 
@@ -65,15 +72,27 @@ def test_a_quiet_month_is_ok_and_a_changed_one_an_alarm(project):
     text = march.report.read_text()
     assert "alarm" in text and text.count("data:image/png") >= 3
     performance, drift = monitored(project, "m")
-    assert performance.month.tolist() == ["2013-02", "2013-03"] and performance.status.tolist() == ["ok", "alarm"] and len(drift) == 4
-    for fig in (timeline_figure(performance, 0.05), rates_figure(performance), heatmap_figure(drift, (0.1, 0.25))):
+    assert (
+        performance.month.tolist() == ["2013-02", "2013-03"]
+        and performance.status.tolist() == ["ok", "alarm"]
+        and len(drift) == 4
+    )
+    for fig in (
+        timeline_figure(performance, 0.05),
+        rates_figure(performance),
+        heatmap_figure(drift, (0.1, 0.25)),
+    ):
         assert len(png(fig)) > 1000
 
 
 def test_monitoring_again_replaces_and_waits_for_labels(project):
     score_month(project, "m", "2013-02")
     early = monitor_month(project, "m", "2013-02", as_of=pd.Timestamp("2013-02-01", tz="UTC"))
-    assert np.isnan(early.performance["auc"]) and "No labels have come yet" in early.findings[0] and early.status == "ok"
+    assert (
+        np.isnan(early.performance["auc"])
+        and "No labels have come yet" in early.findings[0]
+        and early.status == "ok"
+    )
     half = monitor_month(project, "m", "2013-02", as_of=pd.Timestamp("2013-02-15", tz="UTC"))
     assert 0.4 < half.performance["labelled"] < 0.6
     assert len(monitored(project, "m")[0]) == 1

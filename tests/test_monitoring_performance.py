@@ -24,13 +24,17 @@ def example(n=2000):
     p = rng.beta(2, 5, n)
     known = pd.Timestamp("2013-04-01", tz="UTC") + pd.to_timedelta(rng.permutation(n), unit="min")
     y = (rng.uniform(size=n) < p).astype(int)
-    return pd.DataFrame({"id": range(n), "probability": p}), pd.DataFrame({"id": range(n), "y": y, "known": known})
+    return pd.DataFrame({"id": range(n), "probability": p}), pd.DataFrame(
+        {"id": range(n), "y": y, "known": known}
+    )
 
 
 def test_with_all_labels_metrics_are_those_of_all_rows():
     predictions, labels = example()
     found = realised(predictions, labels.sample(frac=1, random_state=0), SPEC)
-    assert found["labelled"] == 1 and found["auc"] == pytest.approx(classification_metrics(labels.y, predictions.probability)["auc"])
+    assert found["labelled"] == 1 and found["auc"] == pytest.approx(
+        classification_metrics(labels.y, predictions.probability)["auc"]
+    )
 
 
 def test_labels_count_only_from_when_they_were_known_and_once():
@@ -46,7 +50,10 @@ def test_no_labels_and_one_class_are_said_not_raised():
     predictions, labels = example(50)
     for few in (labels.iloc[:0], labels.assign(y=1)):
         found = realised(predictions, few, SPEC)
-        assert np.isnan(found["auc"]) and performance_status(found, {"auc": 0.7}, MonitorSection()) == "no labels yet"
+        assert (
+            np.isnan(found["auc"])
+            and performance_status(found, {"auc": 0.7}, MonitorSection()) == "no labels yet"
+        )
 
 
 @pytest.mark.parametrize("auc, status", [(0.70, "ok"), (0.651, "ok"), (0.649, "alarm")])

@@ -20,7 +20,17 @@ import pytest
 
 
 def write(path, *sources):
-    cells = [{"cell_type": "code", "id": f"c{i}", "metadata": {}, "source": s, "outputs": [], "execution_count": None} for i, s in enumerate(sources)]
+    cells = [
+        {
+            "cell_type": "code",
+            "id": f"c{i}",
+            "metadata": {},
+            "source": s,
+            "outputs": [],
+            "execution_count": None,
+        }
+        for i, s in enumerate(sources)
+    ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     path.write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
     return path
@@ -31,20 +41,28 @@ def alive(pid):
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] if Path(f"/proc/{pid}/stat").exists() else "R"
+    state = (
+        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if Path(f"/proc/{pid}/stat").exists()
+        else "R"
+    )
     return state != "Z"
 
 
 def test_environment_and_folder_are_the_kernels_own(tmp_path, monkeypatch):
     before = os.getcwd()
     code = "import os, pathlib; pathlib.Path('seen').write_text(os.environ['COLOUR'])"
-    run_notebook(write(tmp_path / "01_a.ipynb", code), tmp_path / "out" / "a.ipynb", {}, {"COLOUR": "blue"}, Kernels())
+    run_notebook(
+        write(tmp_path / "01_a.ipynb", code), tmp_path / "out" / "a.ipynb", {}, {"COLOUR": "blue"}, Kernels()
+    )
     assert (tmp_path / "seen").read_text() == "blue" and os.getcwd() == before and "COLOUR" not in os.environ
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.ipynb"]
 
 
 def test_a_kernel_that_is_killed_is_said_and_its_notebook_kept(tmp_path):
-    nb = write(tmp_path / "01_a.ipynb", "print('so far')", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    nb = write(
+        tmp_path / "01_a.ipynb", "print('so far')", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    )
     with pytest.raises(StepFailed, match="Step 'a' could not be run to its end"):
         run_notebook(nb, tmp_path / "out.ipynb", {}, {}, Kernels())
     assert "so far" in (tmp_path / "out.ipynb").read_text()

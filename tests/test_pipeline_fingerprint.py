@@ -33,11 +33,21 @@ def project(tmp_path):
         made = [{"cell_type": "markdown", "id": "m", "metadata": {}, "source": markdown}]
         for i, source in enumerate(cells):
             tags = ["parameters"] if i == 0 else []
-            made.append({"cell_type": "code", "id": f"c{i}", "metadata": {"tags": tags}, "source": source, "outputs": list(outputs)})
+            made.append(
+                {
+                    "cell_type": "code",
+                    "id": f"c{i}",
+                    "metadata": {"tags": tags},
+                    "source": source,
+                    "outputs": list(outputs),
+                }
+            )
         path = tmp_path / "01_s.ipynb"
         path.write_text(json.dumps({"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
         step = read_step(path)
-        return fingerprint_parts(step, {n: p.default for n, p in step.parameters.items()} | values, (tmp_path,))
+        return fingerprint_parts(
+            step, {n: p.default for n, p in step.parameters.items()} | values, (tmp_path,)
+        )
 
     return tmp_path, parts
 
@@ -49,7 +59,12 @@ def test_prose_outputs_comments_and_formatting_do_not_count(project):
     _, parts = project
     base = parts(P, CODE)
     same = [
-        parts(P, CODE, markdown="other words", outputs=[{"output_type": "stream", "name": "stdout", "text": "x"}]),
+        parts(
+            P,
+            CODE,
+            markdown="other words",
+            outputs=[{"output_type": "stream", "name": "stdout", "text": "x"}],
+        ),
         parts(P + "  # how many", "from own.a import f  # why\n\ny = (f() +\n     n)"),
     ]
     assert all(fingerprint_of(s) == fingerprint_of(base) for s in same)

@@ -7,7 +7,6 @@ from mlworkbench.pipeline.formats import (
     DataError,
     Store,
     TableVersion,
-    digest_of,
     read_model,
     read_value,
     write_value,
@@ -20,6 +19,8 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+
+from mlworkbench.core.store import digest_of
 
 FIT = """
 import sys
@@ -43,7 +44,9 @@ def test_equal_models_are_equal_bytes_in_another_process():
     exec(FIT, scope)
     mine = digest_of(scope["model_bytes"](scope["model"])[0])
     code = FIT + "import hashlib; print(hashlib.sha256(model_bytes(model)[0]).hexdigest())"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert mine == other
 
 
@@ -70,18 +73,28 @@ def test_a_foreign_estimator_is_kept_by_joblib(store):
 def test_every_kind_comes_back(store, tmp_path):
     import matplotlib.figure
 
-    df = pd.DataFrame({"x": [1, 2], "s": ["a", None], "t": pd.to_datetime(["2013-01-01", "2013-01-02"], utc=True)})
+    df = pd.DataFrame(
+        {"x": [1, 2], "s": ["a", None], "t": pd.to_datetime(["2013-01-01", "2013-01-02"], utc=True)}
+    )
     pd.testing.assert_frame_equal(read_value(store, write_value(store, "df", df).ref), df)
     for value in ({"a": [1, 2.5, None]}, [1], "text", 3, True):
         assert read_value(store, write_value(store, "v", value).ref) == value
     (tmp_path / "f" / "g").mkdir(parents=True)
     (tmp_path / "f" / "g" / "a.txt").write_text("hello")
-    assert (read_value(store, write_value(store, "f", tmp_path / "f").ref) / "g" / "a.txt").read_text() == "hello"
-    assert read_value(store, write_value(store, "f", tmp_path / "f" / "g" / "a.txt").ref).read_text() == "hello"
+    assert (
+        read_value(store, write_value(store, "f", tmp_path / "f").ref) / "g" / "a.txt"
+    ).read_text() == "hello"
+    assert (
+        read_value(store, write_value(store, "f", tmp_path / "f" / "g" / "a.txt").ref).read_text() == "hello"
+    )
     fig = matplotlib.figure.Figure()
     fig.subplots().plot([1, 2])
     first, second = (write_value(store, "fig", fig) for _ in range(2))
-    assert first == second and first.kind == "figure" and read_value(store, first.ref).read_bytes()[:4] == b"\x89PNG"
+    assert (
+        first == second
+        and first.kind == "figure"
+        and read_value(store, first.ref).read_bytes()[:4] == b"\x89PNG"
+    )
     assert write_value(store, "t", TableVersion("t", 3, "d")).identity == "d"
 
 

@@ -27,10 +27,22 @@ def make(tmp_path):
     def write(name, inputs=(), outputs=("out",)):
         parameters = "\n".join(f"i{k}: Input = {i!r}" for k, i in enumerate(inputs)) or "n: int = 0"
         cells = [
-            {"cell_type": "code", "id": "parameters", "metadata": {"tags": ["parameters"]}, "source": parameters},
-            {"cell_type": "code", "id": "work", "metadata": {}, "source": "\n".join(f"save({o!r}, 1)" for o in outputs) or "pass"},
+            {
+                "cell_type": "code",
+                "id": "parameters",
+                "metadata": {"tags": ["parameters"]},
+                "source": parameters,
+            },
+            {
+                "cell_type": "code",
+                "id": "work",
+                "metadata": {},
+                "source": "\n".join(f"save({o!r}, 1)" for o in outputs) or "pass",
+            },
         ]
-        (folder / f"{name}.ipynb").write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+        (folder / f"{name}.ipynb").write_text(
+            json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+        )
         return folder
 
     return write
@@ -49,7 +61,11 @@ def test_order_follows_inputs_then_names(make):
     "files, error, said",
     [
         ([("01_a", ["z.out"])], InputError, "names no step. Known: a."),
-        ([("01_a", []), ("02_b", ["a.uot"])], InputError, "names no output of the step 'a'. Did you mean 'out'?"),
+        (
+            [("01_a", []), ("02_b", ["a.uot"])],
+            InputError,
+            "names no output of the step 'a'. Did you mean 'out'?",
+        ),
         ([("01_a", ["justaname"])], InputError, "must have the form 'step.output'"),
         ([("01_a", ["b.out"]), ("02_b", ["a.out"])], CycleError, "wait for each other"),
         ([("01_a", ["a.out"])], CycleError, "a → a"),

@@ -24,21 +24,40 @@ from mlworkbench.core.store import put, write_record
 @pytest.fixture
 def store(tmp_path):
     store = Store(tmp_path)
-    for i, (run, source) in enumerate([("20130401-aa", "x = 1"), ("20130402-bb", "x = 2"), ("20130402-cc", "x = 2")]):
+    for i, (run, source) in enumerate(
+        [("20130401-aa", "x = 1"), ("20130402-bb", "x = 2"), ("20130402-cc", "x = 2")]
+    ):
         cell = {"cell_type": "code", "id": "work", "metadata": {}, "source": source}
         notebook = put(store, json.dumps({"cells": [cell]}).encode())
         out = put(store, f"output {i}".encode())
-        outputs = {"o": {"ref": f"store://{out}.json", "kind": "json", "about": ""}, "t": {"ref": f"table://t@{i}", "kind": "version", "about": f"t@{i}"}}
+        outputs = {
+            "o": {"ref": f"store://{out}.json", "kind": "json", "about": ""},
+            "t": {"ref": f"table://t@{i}", "kind": "version", "about": f"t@{i}"},
+        }
         parts = {"code": source, "distributions": {"pandas": f"3.{i}"}, "modules": {}}
-        manifest = {"fingerprint": run, "parts": parts, "values": {"n": i, "i": "store://x"}, "metrics": {"auc": i / 10}, "outputs": outputs}
+        manifest = {
+            "fingerprint": run,
+            "parts": parts,
+            "values": {"n": i, "i": "store://x"},
+            "metrics": {"auc": i / 10},
+            "outputs": outputs,
+        }
         write_record(store, "manifests", f"20/{run}", {**manifest, "notebook": notebook, "html": notebook})
-        write_record(store, "runs", f"p/{run}", {"run": run, "pipeline": "p", "steps": {"a": {"state": "done", "fingerprint": run}}})
+        write_record(
+            store,
+            "runs",
+            f"p/{run}",
+            {"run": run, "pipeline": "p", "steps": {"a": {"state": "done", "fingerprint": run}}},
+        )
     return store
 
 
 def test_runs_are_found_by_the_start_of_their_id(store):
     assert [r["run"] for r in list_runs(store)] == ["20130402-cc", "20130402-bb", "20130401-aa"]
-    assert find_run(store, "20130401")["run"] == "20130401-aa" and find_run(store, "latest", "p")["run"] == "20130402-cc"
+    assert (
+        find_run(store, "20130401")["run"] == "20130401-aa"
+        and find_run(store, "latest", "p")["run"] == "20130402-cc"
+    )
     with pytest.raises(PipelineError, match="start of several runs"):
         find_run(store, "20130402")
     with pytest.raises(PipelineError, match="is no run"):
@@ -49,13 +68,20 @@ def test_runs_are_found_by_the_start_of_their_id(store):
 
 def test_a_diff_shows_parameters_metrics_code_data_and_packages(store):
     d = diff_runs(store, find_run(store, "20130401"), find_run(store, "20130402-bb"))
-    assert d["parameters"] == {"a.n": (0, 1)} and d["metrics"] == {"a.auc": (0.0, 0.1)} and d["data"] == {"a.t": ("t@0", "t@1")}
+    assert (
+        d["parameters"] == {"a.n": (0, 1)}
+        and d["metrics"] == {"a.auc": (0.0, 0.1)}
+        and d["data"] == {"a.t": ("t@0", "t@1")}
+    )
     assert d["packages"] == {"pandas": ("3.0", "3.1")} and "-x = 1\n+x = 2" in d["code"]["a"]
     assert diff_runs(store, find_run(store, "20130402-bb"), find_run(store, "20130402-cc"))["code"] == {}
 
 
 def test_garbage_is_what_only_old_runs_made(store):
-    assert collect_garbage(store, keep=2, min_age=0, dry_run=True)[0] == 2 and len(list_records(store, "manifests")) == 3
+    assert (
+        collect_garbage(store, keep=2, min_age=0, dry_run=True)[0] == 2
+        and len(list_records(store, "manifests")) == 3
+    )
     assert collect_garbage(store, keep=2, min_age=0)[0] == 2  # the oldest run's output and notebook
     assert len(list_records(store, "manifests")) == 2
     assert collect_garbage(store, keep=2, min_age=0) == (0, 0)

@@ -19,10 +19,19 @@ import pytest
 
 
 def write(folder, *cells, name="01_a.ipynb", front=None):
-    made = [{"cell_type": "raw", "id": "front", "metadata": {}, "source": f"---\n{front}\n---"}] if front else []
+    made = (
+        [{"cell_type": "raw", "id": "front", "metadata": {}, "source": f"---\n{front}\n---"}] if front else []
+    )
     for i, source in enumerate(cells):
         tags = ["parameters"] if source.startswith("#p\n") else []
-        made.append({"cell_type": "code", "id": f"c{i}", "metadata": {"tags": tags}, "source": source.removeprefix("#p\n")})
+        made.append(
+            {
+                "cell_type": "code",
+                "id": f"c{i}",
+                "metadata": {"tags": tags},
+                "source": source.removeprefix("#p\n"),
+            }
+        )
     path = folder / name
     path.write_text(json.dumps({"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
     return path
@@ -63,7 +72,13 @@ def test_no_parameters_cell_but_parameters_given(tmp_path):
 
 
 def test_magics_and_other_languages_do_not_stop_reading(tmp_path):
-    step = read_step(write(tmp_path, "%%bash\necho 'a", "!ls\nfiles = !ls\n%time save('a', 1)\nsave('b', files)\nfigure(name, fig)"))
+    step = read_step(
+        write(
+            tmp_path,
+            "%%bash\necho 'a",
+            "!ls\nfiles = !ls\n%time save('a', 1)\nsave('b', files)\nfigure(name, fig)",
+        )
+    )
     assert step.outputs == {"b": "save"} and step.computed_outputs and step.cells[0].tree is None
 
 
@@ -85,17 +100,42 @@ def test_a_broken_file_is_no_notebook(tmp_path, text):
 
 @pytest.mark.parametrize(
     "kind, text, value",
-    [("int", "5", 5), ("float", "1e-3", 1e-3), ("bool", "yes", True), ("bool", False, False), ("list", "[1, 2]", [1, 2]), ("dict", "{'a': 1}", {"a": 1}), ("File", "a.csv", "a.csv")],
+    [
+        ("int", "5", 5),
+        ("float", "1e-3", 1e-3),
+        ("bool", "yes", True),
+        ("bool", False, False),
+        ("list", "[1, 2]", [1, 2]),
+        ("dict", "{'a': 1}", {"a": 1}),
+        ("File", "a.csv", "a.csv"),
+    ],
 )
 def test_text_becomes_the_type(kind, text, value):
     assert coerce(Parameter("p", kind, None), text, "here") == value
 
 
-@pytest.mark.parametrize("kind, value", [("int", "1.5"), ("int", 1.5), ("int", True), ("bool", "maybe"), ("list", "{}"), ("float", "x"), ("str", 3), ("int", None)])
+@pytest.mark.parametrize(
+    "kind, value",
+    [
+        ("int", "1.5"),
+        ("int", 1.5),
+        ("int", True),
+        ("bool", "maybe"),
+        ("list", "{}"),
+        ("float", "x"),
+        ("str", 3),
+        ("int", None),
+    ],
+)
 def test_what_does_not_fit_is_refused(kind, value):
     with pytest.raises(ParameterError, match=f"'p' is {kind}"):
         coerce(Parameter("p", kind, None), value, "here")
 
 
 def test_step_names():
-    assert [step_name(n) for n in ("04_train.ipynb", "train.ipynb", "_04_x.ipynb", "04_train.py")] == ["train", None, None, None]
+    assert [step_name(n) for n in ("04_train.ipynb", "train.ipynb", "_04_x.ipynb", "04_train.py")] == [
+        "train",
+        None,
+        None,
+        None,
+    ]

@@ -25,7 +25,9 @@ def test_baselines_stand_beside_their_metric_and_alone_if_there_is_none():
     assert metric_rows({"baseline_auc": 0.5}) == [("baseline_auc", 0.5, None)]
 
 
-@pytest.mark.parametrize("value, text", [(None, ""), (0.76123, "0.7612"), (76212.0, "76,212"), (1234.56, "1,235"), (3.0, "3.0000")])
+@pytest.mark.parametrize(
+    "value, text", [(None, ""), (0.76123, "0.7612"), (76212.0, "76,212"), (1234.56, "1,235"), (3.0, "3.0000")]
+)
 def test_numbers_for_people(value, text):
     assert number(value) == text
 
@@ -36,12 +38,23 @@ def test_an_index_shows_graph_metrics_figures_and_errors_and_escapes_text(tmp_pa
     folder = tmp_path / "p"
     folder.mkdir()
     cells = [{"cell_type": "code", "id": "c", "metadata": {}, "source": "save('x', 1)"}]
-    (folder / "01_a.ipynb").write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    (folder / "01_a.ipynb").write_text(
+        json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
     store, fig = Store(tmp_path / "store"), matplotlib.figure.Figure()
     outputs = {"plot": write_value(store, "plot", fig).to_json(), "x": write_value(store, "x", 1).to_json()}
     manifest = {"metrics": {"auc": 0.7, "baseline_auc": 0.5}, "outputs": outputs, "values": {"n": "<script>"}}
     step = {"state": "failed", "seconds": 1.0, "why": ["code"], "error": "1 < 2 & <b>"}
-    record = {"pipeline": "p", "run": "r", "state": "failed", "started": "now", "seconds": 2.0, "user": "ada", "git": "abc", "steps": {"a": step}}
+    record = {
+        "pipeline": "p",
+        "run": "r",
+        "state": "failed",
+        "started": "now",
+        "seconds": 2.0,
+        "user": "ada",
+        "git": "abc",
+        "steps": {"a": step},
+    }
     text = write_index(store, tmp_path / "report", read_pipeline(folder), record, {"a": manifest}).read_text()
     assert "0.7000" in text and "0.5000" in text and "data:image/png;base64," in text and "<svg" in text
     assert "1 &lt; 2 &amp; &lt;b&gt;" in text and "<script>" not in text and "&lt;script&gt;" in text
@@ -49,6 +62,17 @@ def test_an_index_shows_graph_metrics_figures_and_errors_and_escapes_text(tmp_pa
 
 def test_a_notebook_becomes_a_page(tmp_path):
     output = {"output_type": "stream", "name": "stdout", "text": "forty-two"}
-    cells = [{"cell_type": "code", "id": "c", "metadata": {}, "source": "x", "outputs": [output], "execution_count": 1}]
-    (tmp_path / "n.ipynb").write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    cells = [
+        {
+            "cell_type": "code",
+            "id": "c",
+            "metadata": {},
+            "source": "x",
+            "outputs": [output],
+            "execution_count": 1,
+        }
+    ]
+    (tmp_path / "n.ipynb").write_text(
+        json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
     assert b"forty-two" in notebook_html(tmp_path / "n.ipynb")

@@ -6,7 +6,6 @@
 from mlworkbench.pipeline.step import (
     DataError,
     InputError,
-    ProjectNotFound,
     _context,
     _glued,
     context,
@@ -22,6 +21,8 @@ from mlworkbench.pipeline.step import (
 # %% ../nbs/api/22_pipeline.step.ipynb #test-step
 import pandas as pd
 import pytest
+
+from mlworkbench.core.errors import ProjectNotFound
 
 
 @pytest.fixture
@@ -53,10 +54,14 @@ def test_in_a_run_just_the_injected_artifact_is_read(project, monkeypatch):
     by_hand(monkeypatch, "a")
     first = save("x", 1)
     save("x", 2)
-    monkeypatch.setenv("MLW_STEP", json.dumps({"project": str(project), "pipeline": "p", "step": "b", "run": "r1"}))
+    monkeypatch.setenv(
+        "MLW_STEP", json.dumps({"project": str(project), "pipeline": "p", "step": "b", "run": "r1"})
+    )
     assert load(first) == 1
     save("z", 3)
-    assert read_record(context().store, "latest", "p/b") is None  # the runner does that, when the step has finished
+    assert (
+        read_record(context().store, "latest", "p/b") is None
+    )  # the runner does that, when the step has finished
 
 
 def test_papermill_from_the_project_finds_an_input_of_any_pipeline_unless_two_have_it(project, monkeypatch):
@@ -82,7 +87,11 @@ def test_files_are_found_in_the_project_and_in_packages(project):
     (project / "data.csv").write_text("a\n1\n")
     assert pd.read_csv(path("data.csv")).a.tolist() == [1]
     assert path("package://sklearn/__init__.py").name == "__init__.py"
-    for wrong, said in [("none.csv", "There is no file"), ("package://nosuch/x", "pip install nosuch"), ("package://sklearn/x", "There is no file")]:
+    for wrong, said in [
+        ("none.csv", "There is no file"),
+        ("package://nosuch/x", "pip install nosuch"),
+        ("package://sklearn/x", "There is no file"),
+    ]:
         with pytest.raises(DataError, match=said):
             path(wrong)
 
@@ -100,7 +109,11 @@ def test_names_and_values_that_make_no_sense_are_refused(project):
 def test_a_table_is_loaded_by_name_and_version(project):
     assert save("t", pd.DataFrame({"x": [1]}), table="t") == "table://t@0"
     assert save("t", pd.DataFrame({"x": [2]}), table="t") == "table://t@1"
-    assert load("t").x.tolist() == [2] and load("t@0").x.tolist() == [1] and load("table://t@1").x.tolist() == [2]
+    assert (
+        load("t").x.tolist() == [2]
+        and load("t@0").x.tolist() == [1]
+        and load("table://t@1").x.tolist() == [2]
+    )
 
 
 def test_outside_any_project_the_message_says_so(tmp_path, monkeypatch):

@@ -29,7 +29,9 @@ def test_a_run_has_a_child_a_step_with_its_parameters_and_metrics(project):
     tracker.finish_step(child, {"n": 3}, {"auc": 0.5}, "cached")
     tracker.finish("done")
     run = tracker.client.get_run(child)
-    assert run.data.params == {"n": "3"} and run.data.metrics == {"auc": 0.5} and run.info.status == "FINISHED"
+    assert (
+        run.data.params == {"n": "3"} and run.data.metrics == {"auc": 0.5} and run.info.status == "FINISHED"
+    )
     assert run.data.tags["mlflow.parentRunId"] == tracker.run and run.data.tags["mlw.state"] == "cached"
     assert tracker.client.get_run(tracker.run).data.tags["mlw.user"] == "ada"
 

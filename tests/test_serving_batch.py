@@ -33,7 +33,13 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("MLW_PROJECT", str(tmp_path))
     settings = context().settings
     rng = np.random.default_rng(0)
-    rows = pd.DataFrame({"id": range(1000), "at": pd.date_range("2013-01-01", periods=1000, freq="2h", tz="UTC"), "x": rng.normal(size=1000)})
+    rows = pd.DataFrame(
+        {
+            "id": range(1000),
+            "at": pd.date_range("2013-01-01", periods=1000, freq="2h", tz="UTC"),
+            "x": rng.normal(size=1000),
+        }
+    )
     write_table(settings.resolve(settings.tables.url), "f", rows)
     model = LogisticRegression().fit(rows[["x"]], rows.x > 0)
     spec = ModelSpec(["x"], "f", "l", "id", "at", "y", "known")
@@ -42,7 +48,9 @@ def project(tmp_path, monkeypatch):
     return settings, rows, model
 
 
-@pytest.mark.parametrize("month, bounds", [("2013-01", ("2013-01-01", "2013-02-01")), ("2013-12", ("2013-12-01", "2014-01-01"))])
+@pytest.mark.parametrize(
+    "month, bounds", [("2013-01", ("2013-01-01", "2013-02-01")), ("2013-12", ("2013-12-01", "2014-01-01"))]
+)
 def test_months(month, bounds):
     assert month_bounds(month) == bounds
 
@@ -61,7 +69,11 @@ def test_a_month_is_scored_in_batches_with_the_version_that_said_it(project):
     table = read_table(settings.resolve(settings.tables.url), "m_predictions").sort_values("id")
     assert scored.rows == len(table) == len(february) == 336 and seen[-1] == (336, 336) and len(seen) >= 4
     np.testing.assert_allclose(table.probability, model.predict_proba(february[["x"]])[:, 1])
-    assert table.id.tolist() == february.id.tolist() and set(table.model_version) == {1} and scored.mean_probability == pytest.approx(table.probability.mean())
+    assert (
+        table.id.tolist() == february.id.tolist()
+        and set(table.model_version) == {1}
+        and scored.mean_probability == pytest.approx(table.probability.mean())
+    )
 
 
 def test_scoring_again_leaves_no_row_twice_and_other_months_alone(project):

@@ -7,7 +7,6 @@ __all__ = ['main', 'run', 'status', 'graph', 'runs', 'show', 'diff', 'approve', 
            'doctor', 'gc', 'init']
 
 # %% ../../nbs/api/70_app.cli.ipynb #imports
-import contextlib
 import os
 import signal
 import sys
@@ -29,7 +28,10 @@ class _Group(click.Group):
             click.echo(str(err), err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            click.echo("\nInterrupted. What had finished stays finished; the same command goes on from there.", err=True)
+            click.echo(
+                "\nInterrupted. What had finished stays finished; the same command goes on from there.",
+                err=True,
+            )
             ctx.exit(130)
 
 
@@ -37,7 +39,11 @@ def _example(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_example("mlw run flights", "mlw status", "mlw dashboards"))
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_example("mlw run flights", "mlw status", "mlw dashboards"),
+)
 @click.version_option(package_name="mlworkbench", prog_name="mlw")
 def main() -> None:
     "A notebook-first MLOps workbench: notebooks become a cached, tracked pipeline, a governed registry, scoring and monitoring."
@@ -63,16 +69,37 @@ def _pipeline_name(settings, given: str | None) -> str:
     names = pipeline_names(settings.pipelines)
     if given or len(names) == 1:
         return given or names[0]
-    there = f"Say which: {', '.join(names)}." if names else f"{settings.pipelines} has none; a pipeline is a folder of NN_<step>.ipynb there."
+    there = (
+        f"Say which: {', '.join(names)}."
+        if names
+        else f"{settings.pipelines} has none; a pipeline is a folder of NN_<step>.ipynb there."
+    )
     raise PipelineError(f"There are {len(names)} pipelines. {there}")
 
 # %% ../../nbs/api/70_app.cli.ipynb #run
-@main.command(epilog=_example("mlw run flights", "mlw run flights -p train.iterations=400", "mlw run flights --from train", "mlw run flights --only features --force"))
+@main.command(
+    epilog=_example(
+        "mlw run flights",
+        "mlw run flights -p train.iterations=400",
+        "mlw run flights --from train",
+        "mlw run flights --only features --force",
+    )
+)
 @click.argument("pipeline", required=False)
-@click.option("--from", "start", metavar="STEP", help="Run STEP and all steps after it, even if they are cached.")
+@click.option(
+    "--from", "start", metavar="STEP", help="Run STEP and all steps after it, even if they are cached."
+)
 @click.option("--only", metavar="STEP", help="Run STEP and what it needs, and nothing after it.")
-@click.option("--force", is_flag=True, help="Run the steps even if they are cached (with --only: just that step).")
-@click.option("-p", "parameters", multiple=True, metavar="STEP.NAME=VALUE", help="Set a parameter of a step; may be given several times.")
+@click.option(
+    "--force", is_flag=True, help="Run the steps even if they are cached (with --only: just that step)."
+)
+@click.option(
+    "-p",
+    "parameters",
+    multiple=True,
+    metavar="STEP.NAME=VALUE",
+    help="Set a parameter of a step; may be given several times.",
+)
 def run(pipeline, start, only, force, parameters) -> None:
     "Run a pipeline; steps that have not changed come from the cache."
     from mlworkbench.app.console import print_outcome, watch_run
@@ -105,7 +132,12 @@ def status() -> None:
 
 @main.command(epilog=_example("mlw graph flights", "mlw graph flights --svg flights.svg"))
 @click.argument("pipeline", required=False)
-@click.option("--svg", "svg_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture instead of Mermaid text.")
+@click.option(
+    "--svg",
+    "svg_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a picture instead of Mermaid text.",
+)
 def graph(pipeline, svg_file) -> None:
     "The pipeline's DAG, as Mermaid text or SVG."
     from mlworkbench.core.store import write_file
@@ -178,11 +210,23 @@ def _decide(action: str, model: str, reason: str, version: int | None) -> None:
     click.echo(f"{model} version {row.version} {outcome}. Audit row {row.id}, by {row.actor}.")
 
 # %% ../../nbs/api/70_app.cli.ipynb #use
-@main.command(epilog=_example("mlw score flights --month 2013-04", "mlw score flights --month 2013-04 --version challenger"))
+@main.command(
+    epilog=_example(
+        "mlw score flights --month 2013-04", "mlw score flights --month 2013-04 --version challenger"
+    )
+)
 @click.argument("model")
-@click.option("--month", "months", required=True, multiple=True, help="As in 2013-04; may be given several times.")
+@click.option(
+    "--month", "months", required=True, multiple=True, help="As in 2013-04; may be given several times."
+)
 @click.option("--version", "which", default="champion", show_default=True, help="Alias or version number.")
-@click.option("--batch-size", default=20_000, show_default=True, type=click.IntRange(min=1), help="Rows held in memory at once.")
+@click.option(
+    "--batch-size",
+    default=20_000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Rows held in memory at once.",
+)
 def score(model, months, which, batch_size) -> None:
     "Score a month of rows and keep features, predictions and times."
     from mlworkbench.app.console import progress
@@ -192,11 +236,15 @@ def score(model, months, which, batch_size) -> None:
     for month in months:
         with progress(f"{model} {month}") as tell:
             scored = score_month(settings, model, month, which, batch_size, tell)
-        click.echo(f"{month}: {scored.rows:,} rows by version {scored.version}, mean probability {scored.mean_probability:.3f}, in {scored.table}.")
+        click.echo(
+            f"{month}: {scored.rows:,} rows by version {scored.version}, mean probability {scored.mean_probability:.3f}, in {scored.table}."
+        )
     click.echo(f"Next: mlw monitor {model}")
 
 
-@main.command(epilog=_example("mlw monitor flights", "mlw monitor flights --month 2013-04 --as-of 2013-04-20"))
+@main.command(
+    epilog=_example("mlw monitor flights", "mlw monitor flights --month 2013-04 --as-of 2013-04-20")
+)
 @click.argument("model")
 @click.option("--month", "months", multiple=True, help="As in 2013-04; all scored months if not given.")
 @click.option("--version", "which", default="champion", show_default=True, help="Alias or version number.")
@@ -234,7 +282,12 @@ def _serve(arguments: list[str], environment: dict[str, str]) -> None:
 def lab(port, no_browser) -> None:
     "Open JupyterLab in the project."
     settings = _settings()
-    options = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--ServerApp.root_dir={settings.root}", *["--no-browser"] * no_browser]
+    options = [
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        f"--ServerApp.root_dir={settings.root}",
+        *["--no-browser"] * no_browser,
+    ]
     _serve(["jupyterlab", *options], _environment(settings))
 
 
@@ -262,7 +315,13 @@ def doctor() -> None:
 
 
 @main.command(epilog=_example("mlw gc --dry-run", "mlw gc --keep 5"))
-@click.option("--keep", default=20, show_default=True, type=click.IntRange(min=1), help="Newest runs of each pipeline whose results stay.")
+@click.option(
+    "--keep",
+    default=20,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Newest runs of each pipeline whose results stay.",
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def gc(keep, dry_run) -> None:
     "Remove stored results that only older runs made."

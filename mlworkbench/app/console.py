@@ -53,7 +53,11 @@ class RunView:
     "Events of a run, drawn as a table or printed as lines."
 
     def __init__(self, steps: list[str], console: Console):
-        self.console, self.events, self.lock = console, {s: Event(s, "waiting") for s in steps}, threading.Lock()
+        self.console, self.events, self.lock = (
+            console,
+            {s: Event(s, "waiting") for s in steps},
+            threading.Lock(),
+        )
         self.started: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
@@ -79,14 +83,23 @@ class RunView:
         cells = f"{event.done}/{event.total} cells" if event.total else ""
         why = ", ".join(event.why[:3]) + (" …" if len(event.why) > 3 else "")
         time = f"{seconds:.1f} s" if seconds else ""
-        return [Text(symbol, style), Text(event.step, "bold"), Text(event.state, style), Text(cells), Text(time, justify="right"), Text(why, "dim")]
+        return [
+            Text(symbol, style),
+            Text(event.step, "bold"),
+            Text(event.state, style),
+            Text(cells),
+            Text(time, justify="right"),
+            Text(why, "dim"),
+        ]
 
 
 def _line(event: Event) -> str:
     parts = [event.step, event.state]
     if event.state == "done":
         parts += [f"{event.done}/{event.total} cells", f"{event.seconds:.1f} s"]
-    return "  ".join(parts) + (f"  ({', '.join(event.why)})" if event.why and event.state == "running" else "")
+    return "  ".join(parts) + (
+        f"  ({', '.join(event.why)})" if event.why and event.state == "running" else ""
+    )
 
 
 def watch_run(settings: Settings, pipeline: Pipeline, request: Request) -> dict:
@@ -130,15 +143,22 @@ def print_outcome(settings: Settings, store: Store, record: Mapping) -> None:
     if table := _metrics_table(manifests):
         console.print()
         console.print(table)
-    versions = [o["ref"] for m in manifests.values() for o in m["outputs"].values() if o["ref"].startswith("models:/")]
+    versions = [
+        o["ref"] for m in manifests.values() for o in m["outputs"].values() if o["ref"].startswith("models:/")
+    ]
     console.print()
     counts = ", ".join(f"{states.count(s)} {s}" for s in STATES if s in states)
-    lines = [("run", f"{record['run']}: {counts} in {record['seconds']:.1f} s"), ("report", relative(record["report"]))]
+    lines = [
+        ("run", f"{record['run']}: {counts} in {record['seconds']:.1f} s"),
+        ("report", relative(record["report"])),
+    ]
     lines += [("model", _version_state(settings, ref)) for ref in versions]
     for name, text in lines:
         console.print(Text.assemble((f"{name:8}", "dim"), text), soft_wrap=True)
     for command, why in _next(settings, record, versions):
-        console.print(Text.assemble(("next    ", "dim"), (command, "bold"), (f"   {why}", "dim")), soft_wrap=True)
+        console.print(
+            Text.assemble(("next    ", "dim"), (command, "bold"), (f"   {why}", "dim")), soft_wrap=True
+        )
 
 
 def _version_state(settings: Settings, ref: str) -> str:
@@ -152,15 +172,24 @@ def _version_state(settings: Settings, ref: str) -> str:
 def _next(settings: Settings, record: Mapping, versions: list[str]) -> list[tuple[str, str]]:
     "Commands that make sense now."
     if record["state"] != "done":
-        return [(f"mlw run {record['pipeline']}", "goes on from the steps that finished"), ("mlw show latest", "what each step did")]
+        return [
+            (f"mlw run {record['pipeline']}", "goes on from the steps that finished"),
+            ("mlw show latest", "what each step did"),
+        ]
     commands = []
     for ref in versions:
         name = ref.split("/")[1]
         if "challenger" in _version_state(settings, ref):
-            commands.append((f'mlw approve {name} --reason "…"', "make it champion; or click in the dashboards"))
+            commands.append(
+                (f'mlw approve {name} --reason "…"', "make it champion; or click in the dashboards")
+            )
         else:
             commands.append((f"mlw score {name} --month 2013-04", "score a month, then: mlw monitor " + name))
-    return [*commands, ("mlw dashboards", "approvals and monitoring in the browser"), ("mlw lab", "the notebooks")]
+    return [
+        *commands,
+        ("mlw dashboards", "approvals and monitoring in the browser"),
+        ("mlw lab", "the notebooks"),
+    ]
 
 # %% ../../nbs/api/71_app.console.ipynb #history
 def _age(started: str) -> str:
@@ -178,21 +207,39 @@ def print_runs(records: list[dict]) -> None:
     for r in records:
         states = [i["state"] for i in r["steps"].values()]
         counts = ", ".join(f"{states.count(s)} {s}" for s in STATES if s in states)
-        table.add_row(r["run"], r["pipeline"], _age(r["started"]), r["state"], f"{r['seconds']:.1f}", counts, r["user"])
+        table.add_row(
+            r["run"], r["pipeline"], _age(r["started"]), r["state"], f"{r['seconds']:.1f}", counts, r["user"]
+        )
     new_console().print(table)
 
 
 def print_run(store: Store, record: Mapping) -> None:
     "A run in full."
     console, manifests = new_console(), manifests_of(store, record)
-    console.print(Text(f"{record['pipeline']}  {record['run']}  {record['state']}  {_age(record['started'])}  by {record['user']}", "bold"))
-    console.print(Text(f"git {record['git'] or 'none'} · report {relative(record['report'])}", "dim"), soft_wrap=True)
+    console.print(
+        Text(
+            f"{record['pipeline']}  {record['run']}  {record['state']}  {_age(record['started'])}  by {record['user']}",
+            "bold",
+        )
+    )
+    console.print(
+        Text(f"git {record['git'] or 'none'} · report {relative(record['report'])}", "dim"), soft_wrap=True
+    )
     table = Table(box=None, padding=(0, 2), header_style="dim")
     for title in ("step", "state", "seconds", "why", "outputs"):
         table.add_column(title, justify="right" if title == "seconds" else "left")
     for step, info in record["steps"].items():
-        outputs = ", ".join(n if o["about"] == n else f"{n} ({o['about']})" for n, o in manifests.get(step, {"outputs": {}})["outputs"].items())
-        table.add_row(step, Text(info["state"], STATES[info["state"]][1]), f"{info['seconds']:.1f}", ", ".join(info["why"]), outputs)
+        outputs = ", ".join(
+            n if o["about"] == n else f"{n} ({o['about']})"
+            for n, o in manifests.get(step, {"outputs": {}})["outputs"].items()
+        )
+        table.add_row(
+            step,
+            Text(info["state"], STATES[info["state"]][1]),
+            f"{info['seconds']:.1f}",
+            ", ".join(info["why"]),
+            outputs,
+        )
     console.print(table)
     if metrics := _metrics_table(manifests):
         console.print(metrics)
@@ -206,14 +253,26 @@ def print_diff(found: Mapping) -> None:
     console = new_console()
     for kind in ("parameters", "metrics", "data", "packages", "modules"):
         if found[kind]:
-            table = Table(title=kind, title_justify="left", title_style="bold", box=None, padding=(0, 2), show_header=False)
+            table = Table(
+                title=kind,
+                title_justify="left",
+                title_style="bold",
+                box=None,
+                padding=(0, 2),
+                show_header=False,
+            )
             for name, (a, b) in found[kind].items():
-                table.add_row(name, *(number(v) if isinstance(v, float) else "–" if v is None else str(v) for v in (a, b)))
+                table.add_row(
+                    name,
+                    *(number(v) if isinstance(v, float) else "–" if v is None else str(v) for v in (a, b)),
+                )
             console.print(table)
     for step, text in found["code"].items():
         console.print(Text(f"code of {step}", "bold"))
         for line in text.splitlines():
-            console.print(Text(line, {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")), soft_wrap=True)
+            console.print(
+                Text(line, {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")), soft_wrap=True
+            )
     if not any(found.values()):
         console.print("The two runs are the same in parameters, metrics, code, data and packages.")
 
@@ -231,7 +290,9 @@ def print_status(settings: Settings, store: Store) -> None:
         table.add_column(title)
     for name in model_names(settings):
         versions = model_versions(settings, name)
-        holder = lambda alias, versions=versions: next((str(v.version) for v in versions if alias in v.aliases), "–")
+        holder = lambda alias, versions=versions: next(
+            (str(v.version) for v in versions if alias in v.aliases), "–"
+        )
         table.add_row(name, holder("champion"), holder("challenger"), str(len(versions)))
     if table.row_count:
         new_console().print(table)
@@ -241,9 +302,20 @@ def print_month(month) -> None:
     "The verdict on a month."
     colour = {"ok": "green", "warn": "yellow", "alarm": "bold red"}[month.status]
     found = month.performance
-    labels = f"AUC {found['auc']:.3f} (evaluation {found.get('reference_auc', float('nan')):.3f})" if found["auc"] == found["auc"] else "no labels yet"
+    labels = (
+        f"AUC {found['auc']:.3f} (evaluation {found.get('reference_auc', float('nan')):.3f})"
+        if found["auc"] == found["auc"]
+        else "no labels yet"
+    )
     console = new_console()
-    console.print(Text.assemble((month.month, "bold"), "  ", (month.status, colour), f"  {labels}  labels in for {found['labelled']:.0%}"))
+    console.print(
+        Text.assemble(
+            (month.month, "bold"),
+            "  ",
+            (month.status, colour),
+            f"  {labels}  labels in for {found['labelled']:.0%}",
+        )
+    )
     for words in month.findings[:4]:
         console.print(Text(f"    {words}"), soft_wrap=True)
     if len(month.findings) > 4:
@@ -272,11 +344,19 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
             raise WorkbenchError("; ".join(problems))
         return f"{len(rows)} rows, chain whole"
 
-    yield "store", lambda: f"{settings.resolve(settings.store.url)} can be written ({put(Store(settings.resolve(settings.store.url)), b'')[:8]})"
+    yield (
+        "store",
+        lambda: (
+            f"{settings.resolve(settings.store.url)} can be written ({put(Store(settings.resolve(settings.store.url)), b'')[:8]})"
+        ),
+    )
     yield "mlflow", lambda: f"{len(model_names(settings))} models"
     yield "audit log", audit
     for name in pipeline_names(settings.pipelines):
-        yield f"pipeline {name}", lambda name=name: f"{len(read_pipeline(settings.pipelines / name).steps)} steps"
+        yield (
+            f"pipeline {name}",
+            lambda name=name: f"{len(read_pipeline(settings.pipelines / name).steps)} steps",
+        )
 
 
 def print_doctor(settings: Settings) -> bool:
@@ -290,10 +370,26 @@ def print_doctor(settings: Settings) -> bool:
         for key, field in model.model_fields.items():
             name = f"{section}.{key}"
             value = str(getattr(getattr(settings, section), key))
-            table.add_row(name, value, settings.sources.get(name, "default"), Text(field.description or "", "dim"))
+            table.add_row(
+                name, value, settings.sources.get(name, "default"), Text(field.description or "", "dim")
+            )
     console.print(table)
-    packages = ("mlworkbench", "papermill", "mlflow", "nbdev", "jupyterlab", "voila", "pandas", "scikit-learn")
-    console.print(Text(f"python {platform.python_version()} · " + " · ".join(f"{p} {version(p)}" for p in packages), "dim"))
+    packages = (
+        "mlworkbench",
+        "papermill",
+        "mlflow",
+        "nbdev",
+        "jupyterlab",
+        "voila",
+        "pandas",
+        "scikit-learn",
+    )
+    console.print(
+        Text(
+            f"python {platform.python_version()} · " + " · ".join(f"{p} {version(p)}" for p in packages),
+            "dim",
+        )
+    )
     for name, check in _checks(settings):
         try:
             console.print(Text.assemble(("✔ ", "green"), f"{name}: {check()}"), soft_wrap=True)
@@ -301,5 +397,7 @@ def print_doctor(settings: Settings) -> bool:
             well = False
             console.print(Text.assemble(("✘ ", "red"), f"{name}: {err}"), soft_wrap=True)
     browser = shutil.which("chromium") or shutil.which("google-chrome")
-    console.print(Text(f"  browser for the dashboards' tests: {browser or 'none (only the tests need one)'}", "dim"))
+    console.print(
+        Text(f"  browser for the dashboards' tests: {browser or 'none (only the tests need one)'}", "dim")
+    )
     return well

@@ -36,10 +36,14 @@ def make_project(folder: Path) -> list[Path]:
     "Files of a new project in `folder`, which must be new or empty. Raises `WorkbenchError`."
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise WorkbenchError(f"{folder} is not empty. Choose a new folder, so that nothing is overwritten.", folder=str(folder))
+        raise WorkbenchError(
+            f"{folder} is not empty. Choose a new folder, so that nothing is overwritten.", folder=str(folder)
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("pipelines", "dashboards"):
-        shutil.copytree(stock_folder(kind), folder / "nbs" / kind, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+        shutil.copytree(
+            stock_folder(kind), folder / "nbs" / kind, ignore=shutil.ignore_patterns(".*", "__pycache__")
+        )
     (folder / "settings.ini").write_text(_SETTINGS.format(name=folder.resolve().name))
     (folder / ".gitignore").write_text(".mlw/\nreports/\n")
     return sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())

@@ -67,36 +67,72 @@ def challenger_html(found: Waiting) -> Markup:
     new, old = found.challenger, found.champion
     asks = f"asks to replace version {old.version}" if old else "asks to be the first in production"
     metrics = sorted(k.removeprefix("metric.") for k in new.tags if k.startswith("metric."))
-    value = lambda v, kind, name: number(float(v.tags[f"{kind}.{name}"])) if v and f"{kind}.{name}" in v.tags else "–"  # noqa: E731
-    rows = [[n.replace("_", " "), value(new, "metric", n), value(old, "metric", n), value(new, "baseline", n)] for n in metrics]
-    table = table_html(["on the hold-out", "challenger", "champion", "baseline"], rows, (1, 2, 3)) if rows else note("It was registered without metrics.")
-    return Markup(f'<h2>{html.escape(new.name)} version {new.version} {asks}</h2><p class="soft">{_provenance(new)}</p>{table}')
+    value = lambda v, kind, name: (
+        number(float(v.tags[f"{kind}.{name}"])) if v and f"{kind}.{name}" in v.tags else "–"
+    )
+    rows = [
+        [n.replace("_", " "), value(new, "metric", n), value(old, "metric", n), value(new, "baseline", n)]
+        for n in metrics
+    ]
+    table = (
+        table_html(["on the hold-out", "challenger", "champion", "baseline"], rows, (1, 2, 3))
+        if rows
+        else note("It was registered without metrics.")
+    )
+    return Markup(
+        f'<h2>{html.escape(new.name)} version {new.version} {asks}</h2><p class="soft">{_provenance(new)}</p>{table}'
+    )
 
 
 def _provenance(version: ModelVersion) -> str:
     "Where a version comes from, in a line of HTML."
     tables = ", ".join(f"{k}@{v}" for k, v in json.loads(version.tags.get("mlw.tables") or "{}").items())
-    facts = [f"registered {_when(version.created)}", f"run {version.tags.get('mlw.run', 'unknown')}", f"code {version.tags.get('mlw.git', '')[:8] or 'not in git'}"]
+    facts = [
+        f"registered {_when(version.created)}",
+        f"run {version.tags.get('mlw.run', 'unknown')}",
+        f"code {version.tags.get('mlw.git', '')[:8] or 'not in git'}",
+    ]
     return html.escape(" · ".join([*facts, f"data {tables}"] if tables else facts))
 
 
 def history_html(rows: list[AuditRow]) -> Markup:
     "The decisions, newest first, and whether their chain is whole."
     problems = verify(rows)
-    chain = note("; ".join(problems), "bad") if problems else f'<p class="soft">The chain of {len(rows)} recorded decisions is whole.</p>'
-    cells = [[r.at[:16].replace("T", " "), r.actor, f"{r.action}d", f"{r.model} {r.version}", r.reason] for r in reversed(rows)]
-    return Markup((table_html(["when (UTC)", "who", "what", "version", "why"], cells) if rows else "") + chain)
+    chain = (
+        note("; ".join(problems), "bad")
+        if problems
+        else f'<p class="soft">The chain of {len(rows)} recorded decisions is whole.</p>'
+    )
+    cells = [
+        [r.at[:16].replace("T", " "), r.actor, f"{r.action}d", f"{r.model} {r.version}", r.reason]
+        for r in reversed(rows)
+    ]
+    return Markup(
+        (table_html(["when (UTC)", "who", "what", "version", "why"], cells) if rows else "") + chain
+    )
 
 # %% ../../nbs/api/72_app.widgets.ipynb #approvals-card
 def _decision(settings: Settings, found: Waiting, refresh: Callable[[str], None]) -> w.Widget:
     "A challenger's card with its buttons."
     new = found.challenger
-    reason = w.Textarea(placeholder="Why? It stands in the audit log.", layout=w.Layout(width="100%", height="72px"))
+    reason = w.Textarea(
+        placeholder="Why? It stands in the audit log.", layout=w.Layout(width="100%", height="72px")
+    )
     reason.tooltip = f"Reason for the decision on {new.name} version {new.version}"
     said = w.HTML()
     buttons = [
-        w.Button(description="Approve", button_style="success", icon="check", tooltip=f"Make {new.name} version {new.version} the champion"),
-        w.Button(description="Reject", button_style="danger", icon="times", tooltip=f"Turn {new.name} version {new.version} down"),
+        w.Button(
+            description="Approve",
+            button_style="success",
+            icon="check",
+            tooltip=f"Make {new.name} version {new.version} the champion",
+        ),
+        w.Button(
+            description="Reject",
+            button_style="danger",
+            icon="times",
+            tooltip=f"Turn {new.name} version {new.version} down",
+        ),
     ]
 
     def decide(button, action):
@@ -104,7 +140,9 @@ def _decision(settings: Settings, found: Waiting, refresh: Callable[[str], None]
             b.disabled = True
         try:
             row = action(settings, new.name, reason.value, version=new.version)
-            refresh(f"{new.name} version {row.version} was {row.action}d by {row.actor}. It is row {row.id} of the audit log.")
+            refresh(
+                f"{new.name} version {row.version} was {row.action}d by {row.actor}. It is row {row.id} of the audit log."
+            )
         except WorkbenchError as err:
             said.value = note(str(err), "bad")
             for b in buttons:
@@ -129,10 +167,20 @@ def _approvals(settings: Settings) -> w.Widget:
         found = waiting(settings)
         empty = "Nothing waits for a decision. A pipeline that registers a model puts its challenger here."
         cards = [_decision(settings, f, refresh) for f in found] or [w.HTML(note(empty))]
-        running = [[name, v.version, _when(v.created), v.tags.get("mlw.run", "")] for name, v in champions(settings).items()]
-        production = table_html(["model", "version", "registered", "run"], running) if running else note("No model is in production yet.")
+        running = [
+            [name, v.version, _when(v.created), v.tags.get("mlw.run", "")]
+            for name, v in champions(settings).items()
+        ]
+        production = (
+            table_html(["model", "version", "registered", "run"], running)
+            if running
+            else note("No model is in production yet.")
+        )
         parts = [w.HTML(note(message, "good"))] if message else []
-        rows = [f"<h2>In production</h2>{production}", f"<h2>Decisions so far</h2>{history_html(read_audit(settings))}"]
+        rows = [
+            f"<h2>In production</h2>{production}",
+            f"<h2>Decisions so far</h2>{history_html(read_audit(settings))}",
+        ]
         body.children = [*parts, *cards, *map(w.HTML, rows)]
 
     refresh()
@@ -141,14 +189,24 @@ def _approvals(settings: Settings) -> w.Widget:
 
 # %% ../../nbs/api/72_app.widgets.ipynb #monitor-html
 def _chip(status: str) -> Markup:
-    return Markup(f'<span class="mlw-chip" style="background:{STATUS_COLOURS.get(status, "#5b6472")}">{html.escape(status)}</span>')
+    return Markup(
+        f'<span class="mlw-chip" style="background:{STATUS_COLOURS.get(status, "#5b6472")}">{html.escape(status)}</span>'
+    )
 
 
 def months_html(performance: pd.DataFrame) -> Markup:
     "A line a month: verdict, AUC, rates, labels."
-    percent = lambda v: f"{v:.1%}" if v == v else "–"  # noqa: E731
+    percent = lambda v: f"{v:.1%}" if v == v else "–"
     rows = [
-        [r.month, _chip(r.status), number(r.auc) if r.auc == r.auc else "–", percent(r.mean_probability), percent(r.rate), percent(r.labelled), f"{r.rows:,.0f}"]
+        [
+            r.month,
+            _chip(r.status),
+            number(r.auc) if r.auc == r.auc else "–",
+            percent(r.mean_probability),
+            percent(r.rate),
+            percent(r.labelled),
+            f"{r.rows:,.0f}",
+        ]
         for r in performance.itertuples()
     ]
     head = ["month", "verdict", "AUC", "mean predicted", "observed", "labels in", "predictions"]
@@ -170,9 +228,13 @@ def monitor_page(settings: Settings | None = None) -> w.Widget:
 
 def _monitor(settings: Settings) -> w.Widget:
     names = model_names(settings)
-    head = w.HTML("<h1>Monitor</h1><p class='soft'>Does the model in production still see what it learned from, and is it still right?</p>")
+    head = w.HTML(
+        "<h1>Monitor</h1><p class='soft'>Does the model in production still see what it learned from, and is it still right?</p>"
+    )
     if not names:
-        return w.VBox([head, w.HTML(note("No model has been registered yet. Run a pipeline first: mlw run flights."))])
+        return w.VBox(
+            [head, w.HTML(note("No model has been registered yet. Run a pipeline first: mlw run flights."))]
+        )
     model, body = w.Dropdown(options=names, description="Model"), w.VBox()
 
     def show(*_) -> None:
@@ -196,10 +258,16 @@ def _months(settings: Settings, model: str) -> list[w.Widget]:
     drift = drift.merge(performance[["month", "model_version"]], on=["month", "model_version"])
     limits = (settings.monitor.psi_warn, settings.monitor.psi_alarm)
     pictures = [
-        image(png(timeline_figure(performance, settings.monitor.auc_drop)), "AUC by month, with the value at evaluation and the limit of the alarm"),
+        image(
+            png(timeline_figure(performance, settings.monitor.auc_drop)),
+            "AUC by month, with the value at evaluation and the limit of the alarm",
+        ),
         image(png(rates_figure(performance)), "Mean predicted probability and observed rate by month"),
     ]
-    heat = image(png(heatmap_figure(drift, limits)), "Population stability index of the features that moved most; numbers from the warning limit on")
+    heat = image(
+        png(heatmap_figure(drift, limits)),
+        "Population stability index of the features that moved most; numbers from the warning limit on",
+    )
     return [
         w.HTML(summary_html(model, performance)),
         w.HTML(f"<div class='grid'>{''.join(pictures)}</div>"),
@@ -219,7 +287,10 @@ def _details(drift: pd.DataFrame, limits: tuple[float, float]) -> w.Widget:
         rows = drift[drift.month == month.value].dropna(subset=["psi"])
         chosen = rows[rows.feature == feature.value]
         figures = [image(png(drift_figure(rows, limits)), f"Features that moved most in {month.value}")]
-        figures += [image(png(distribution_figure(r, month.value)), f"{r.feature}: training and {month.value}") for _, r in chosen.iterrows()]
+        figures += [
+            image(png(distribution_figure(r, month.value)), f"{r.feature}: training and {month.value}")
+            for _, r in chosen.iterrows()
+        ]
         pictures.value = f"<div class='grid'>{''.join(figures)}</div>"
 
     def choose(*_) -> None:
@@ -232,4 +303,10 @@ def _details(drift: pd.DataFrame, limits: tuple[float, float]) -> w.Widget:
     month.observe(choose, "value")
     feature.observe(draw, "value")
     choose()
-    return w.VBox([w.HTML("<h2>Look closer</h2>"), w.HBox([month, feature], layout=w.Layout(flex_flow="row wrap")), pictures])
+    return w.VBox(
+        [
+            w.HTML("<h2>Look closer</h2>"),
+            w.HBox([month, feature], layout=w.Layout(flex_flow="row wrap")),
+            pictures,
+        ]
+    )

@@ -59,7 +59,9 @@ class MonitorSection(_Section):
 
     psi_warn: float = Field(0.1, ge=0, description="PSI of a feature that is worth a look")
     psi_alarm: float = Field(0.25, ge=0, description="PSI of a feature that is an alarm")
-    auc_drop: float = Field(0.05, ge=0, le=1, description="fall of the AUC below the evaluation's that is an alarm")
+    auc_drop: float = Field(
+        0.05, ge=0, le=1, description="fall of the AUC below the evaluation's that is an alarm"
+    )
 
 # %% ../../nbs/api/01_core.settings.ipynb #settings
 class Settings(_Section):
@@ -103,7 +105,9 @@ def find_project(
     "Nearest folder, from `start` upwards, whose settings.ini has a `[project]` section; `MLW_PROJECT` wins without `start`."
     if start is None and (named := os.environ.get("MLW_PROJECT")):
         if not _is_project(Path(named)):
-            raise ProjectNotFound(f"MLW_PROJECT names {named}, which has no settings.ini with a [project] section.", path=named)
+            raise ProjectNotFound(
+                f"MLW_PROJECT names {named}, which has no settings.ini with a [project] section.", path=named
+            )
         return Path(named).resolve()
     here = Path(start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
@@ -152,7 +156,9 @@ def _from_file(path: Path) -> list[tuple[str, str, str]]:
         raise SettingsError(f"{path} can't be read: {err}", path=str(path)) from err
     for section in parser.sections():
         if section not in SECTIONS:
-            raise SettingsError(f"{path}: unknown section [{section}].{did_you_mean(section, SECTIONS)}", section=section)
+            raise SettingsError(
+                f"{path}: unknown section [{section}].{did_you_mean(section, SECTIONS)}", section=section
+            )
     return [(s, k, v) for s in parser.sections() for k, v in parser.items(s)]
 
 
@@ -171,10 +177,16 @@ def _explain(err: ValidationError, path: Path, sources: dict[str, str]) -> Setti
     first = err.errors()[0]
     section, key = (*map(str, first["loc"]), "")[:2]
     source = sources.get(f"{section}.{key}", "")
-    where = f"environment variable {source}" if source.startswith("MLW_") else f"{path}, section [{section}], key '{key}'"
+    where = (
+        f"environment variable {source}"
+        if source.startswith("MLW_")
+        else f"{path}, section [{section}], key '{key}'"
+    )
     fields = SECTIONS[section].model_fields
     if first["type"] == "extra_forbidden":
         text = f"{where}: there is no such key.{did_you_mean(key, fields)}"
     else:
-        text = f"{where}: '{first['input']}' is not allowed: {first['msg']}. It is: {fields[key].description}."
+        text = (
+            f"{where}: '{first['input']}' is not allowed: {first['msg']}. It is: {fields[key].description}."
+        )
     return SettingsError(text, section=section, key=key, value=first["input"], source=source or str(path))

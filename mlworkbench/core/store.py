@@ -104,12 +104,15 @@ def get(store: Store, digest: str) -> bytes:
         data = store.fs.cat_file(path)
     except FileNotFoundError as err:
         raise ArtifactMissing(
-            f"The store {store.url} holds nothing under {digest[:12]}…; run the pipeline again to make it.", digest=digest
+            f"The store {store.url} holds nothing under {digest[:12]}…; run the pipeline again to make it.",
+            digest=digest,
         ) from err
     if digest_of(data) != digest:
         store.fs.rm_file(path)
         raise ArtifactDamaged(
-            f"{path} was damaged and has been removed; run the pipeline again to make it.", digest=digest, path=path
+            f"{path} was damaged and has been removed; run the pipeline again to make it.",
+            digest=digest,
+            path=path,
         )
     return data
 
@@ -119,7 +122,11 @@ def put_path(store: Store, path: str | Path) -> str:
     path = Path(path)
     if path.is_file():
         return put(store, path.read_bytes())
-    files = {p.relative_to(path).as_posix(): put(store, p.read_bytes()) for p in sorted(path.rglob("*")) if p.is_file()}
+    files = {
+        p.relative_to(path).as_posix(): put(store, p.read_bytes())
+        for p in sorted(path.rglob("*"))
+        if p.is_file()
+    }
     return put(store, canonical_json({"folder": files}))
 
 

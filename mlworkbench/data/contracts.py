@@ -51,10 +51,18 @@ def read_contract(path: str | Path) -> Contract:
     except ValidationError as err:
         first = err.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}, at {place}: {first['msg']} (it says {first['input']!r}).", path=str(path), place=place) from err
+        raise DataError(
+            f"{path}, at {place}: {first['msg']} (it says {first['input']!r}).", path=str(path), place=place
+        ) from err
 
 # %% ../../nbs/api/11_data.contracts.ipynb #schema
-DTYPES = {"integer": "Int64", "number": "Float64", "string": "String", "boolean": "Boolean", "timestamp": "Datetime"}
+DTYPES = {
+    "integer": "Int64",
+    "number": "Float64",
+    "string": "String",
+    "boolean": "Boolean",
+    "timestamp": "Datetime",
+}
 
 
 def _schema(contract: Contract) -> "pa.DataFrameSchema":
@@ -80,7 +88,9 @@ def _kind(dtype) -> str:
         return "integer"
     if dtype.is_numeric():
         return "number"
-    return {"Boolean": "boolean", "Datetime": "timestamp", "Date": "timestamp"}.get(dtype.base_type().__name__, "string")
+    return {"Boolean": "boolean", "Datetime": "timestamp", "Date": "timestamp"}.get(
+        dtype.base_type().__name__, "string"
+    )
 
 
 def _structure(frame, contract: Contract) -> list[dict]:
@@ -94,14 +104,30 @@ def _structure(frame, contract: Contract) -> list[dict]:
             continue
         kind, nulls = _kind(frame.schema[name]), frame[name].null_count()
         if kind != rules.type and (rules.type, kind) != ("number", "integer"):
-            found.append(_breach(name, f"type is {rules.type}", rules.level, len(frame), [str(frame.schema[name])]))
+            found.append(
+                _breach(name, f"type is {rules.type}", rules.level, len(frame), [str(frame.schema[name])])
+            )
         elif nulls > rules.nulls * len(frame):
-            found.append(_breach(name, f"at most {rules.nulls:.0%} missing", rules.level, nulls, [f"{nulls / len(frame):.1%}"]))
+            found.append(
+                _breach(
+                    name,
+                    f"at most {rules.nulls:.0%} missing",
+                    rules.level,
+                    nulls,
+                    [f"{nulls / len(frame):.1%}"],
+                )
+            )
     return found
 
 
 def _breach(column, rule, level, rows, examples) -> dict:
-    return {"column": column, "rule": rule, "level": level, "rows": rows, "examples": ", ".join(map(str, examples))}
+    return {
+        "column": column,
+        "rule": rule,
+        "level": level,
+        "rows": rows,
+        "examples": ", ".join(map(str, examples)),
+    }
 
 # %% ../../nbs/api/11_data.contracts.ipynb #check
 def check_contract(
@@ -120,10 +146,14 @@ def check_contract(
     try:
         _schema(sound).validate(frame, lazy=True)
     except SchemaErrors as err:
-        cases = err.failure_cases.group_by("column", "check", maintain_order=True).agg(pl.len(), pl.col("failure_case"))
+        cases = err.failure_cases.group_by("column", "check", maintain_order=True).agg(
+            pl.len(), pl.col("failure_case")
+        )
         for column, rule, rows, examples in cases.iter_rows():
             rule = "values are unique" if "uniqueness" in str(rule) else rule
-            found.append(_breach(column, rule, contract.columns[column].level, rows, list(dict.fromkeys(examples))[:3]))
+            found.append(
+                _breach(column, rule, contract.columns[column].level, rows, list(dict.fromkeys(examples))[:3])
+            )
     return pd.DataFrame(found, columns=["column", "rule", "level", "rows", "examples"])
 
 # %% ../../nbs/api/11_data.contracts.ipynb #stop
@@ -134,9 +164,14 @@ def require(
     "Raise `ContractBroken` if a breach has the level `stop`; answer with the breaches otherwise."
     stops = breaches[breaches.level == "stop"]
     if len(stops):
-        lines = [f"  {b.column or 'table'}: {b.rule}; broken by {b.rows} rows, as in {b.examples or '-'}" for b in stops.itertuples()]
+        lines = [
+            f"  {b.column or 'table'}: {b.rule}; broken by {b.rows} rows, as in {b.examples or '-'}"
+            for b in stops.itertuples()
+        ]
         raise ContractBroken(
-            f"{table} breaks its contract in {len(stops)} rule(s):\n" + "\n".join(lines) + "\nMend the data, or change the "
+            f"{table} breaks its contract in {len(stops)} rule(s):\n"
+            + "\n".join(lines)
+            + "\nMend the data, or change the "
             "rule in the contract file if the data is right.",
             table=table,
             breaches=stops.to_dict("records"),

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def _need(data: "pd.DataFrame", *columns: str) -> None:
     for column in columns:
         if column not in data.columns:
-            raise DataError(f"The data has no column '{column}'.{did_you_mean(column, data.columns)}", column=column)
+            raise DataError(
+                f"The data has no column '{column}'.{did_you_mean(column, data.columns)}", column=column
+            )
 
 # %% ../../nbs/api/13_data.features.ipynb #asof
 def asof_join(
@@ -71,5 +73,7 @@ def rolling_rate(
         at = times[positions]
         first, last = np.searchsorted(ends, at - width, "left"), np.searchsorted(ends, at, "left")
         count = last - first
-        rates[positions] = np.divide(total[last] - total[first], count, out=np.full(len(at), np.nan), where=count > 0)
+        rates[positions] = np.divide(
+            total[last] - total[first], count, out=np.full(len(at), np.nan), where=count > 0
+        )
     return rates

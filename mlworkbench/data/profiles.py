@@ -24,7 +24,11 @@ def _numeric(values: np.ndarray, edges: list[float] | None) -> dict:
     "Counts, moments and range of `values`, shape (n,), NaN where missing."
     present = values[~np.isnan(values)]
     if edges is None:
-        edges = np.unique(np.quantile(present, np.linspace(0, 1, N_EDGES + 2)[1:-1])).tolist() if len(present) else []
+        edges = (
+            np.unique(np.quantile(present, np.linspace(0, 1, N_EDGES + 2)[1:-1])).tolist()
+            if len(present)
+            else []
+        )
     counts = np.bincount(np.searchsorted(edges, present, side="left"), minlength=len(edges) + 1)
     mean = float(present.mean()) if len(present) else 0.0
     return {
@@ -62,11 +66,16 @@ def profile(
             raise DataError(f"The data has no column '{name}', which the reference profile has.", column=name)
         known = reference["columns"][name] if reference else None
         if data[name].dtype.kind in "iufb" and (known is None or known["kind"] == "numeric"):
-            columns[name] = _numeric(data[name].to_numpy(float, na_value=np.nan), known["edges"] if known else None)
+            columns[name] = _numeric(
+                data[name].to_numpy(float, na_value=np.nan), known["edges"] if known else None
+            )
         elif data[name].dtype.kind not in "Mm":
             columns[name] = _categorical(data[name])
         if known and columns[name]["kind"] != known["kind"]:
-            raise DataError(f"Column '{name}' was {known['kind']} in the reference and is {columns[name]['kind']} now.", column=name)
+            raise DataError(
+                f"Column '{name}' was {known['kind']} in the reference and is {columns[name]['kind']} now.",
+                column=name,
+            )
     return {"rows": len(data), "columns": columns}
 
 # %% ../../nbs/api/12_data.profiles.ipynb #merge
@@ -89,10 +98,15 @@ def merge(a: dict, b: dict) -> dict:
     for name, x in a["columns"].items():
         y = b["columns"][name]
         if x["kind"] == "categorical":
-            counts = {k: x["counts"].get(k, 0) + y["counts"].get(k, 0) for k in sorted({*x["counts"], *y["counts"]})}
+            counts = {
+                k: x["counts"].get(k, 0) + y["counts"].get(k, 0) for k in sorted({*x["counts"], *y["counts"]})
+            }
             columns[name] = {**x, "n": x["n"] + y["n"], "counts": counts}
         elif x["edges"] != y["edges"]:
-            raise DataError(f"Profiles of '{name}' have other edges and can't be merged; make both against one reference.", column=name)
+            raise DataError(
+                f"Profiles of '{name}' have other edges and can't be merged; make both against one reference.",
+                column=name,
+            )
         else:
             columns[name] = {**x, **_merge_moments(x, y)}
         columns[name]["nulls"] = x["nulls"] + y["nulls"]

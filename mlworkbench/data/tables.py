@@ -40,7 +40,10 @@ def parse_table(reference: str) -> tuple[str, int | dt.datetime | None]:
     "Name and version of `flights`, `flights@12` or `flights@2013-04-01`. Raises `DataError`."
     name, at, version = reference.removeprefix("table://").partition("@")
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
-        raise DataError(f"'{reference}' is no table name: use letters, digits and _, as in flights or flights@12.", table=reference)
+        raise DataError(
+            f"'{reference}' is no table name: use letters, digits and _, as in flights or flights@12.",
+            table=reference,
+        )
     if not at:
         return name, None
     if version.isdigit():
@@ -48,7 +51,9 @@ def parse_table(reference: str) -> tuple[str, int | dt.datetime | None]:
     try:
         when = dt.datetime.fromisoformat(version)
     except ValueError as err:
-        raise DataError(f"'{reference}': '{version}' is neither a version number nor a date.", table=reference) from err
+        raise DataError(
+            f"'{reference}': '{version}' is neither a version number nor a date.", table=reference
+        ) from err
     return name, when if when.tzinfo else when.replace(tzinfo=dt.UTC)
 
 # %% ../../nbs/api/10_data.tables.ipynb #open
@@ -68,10 +73,14 @@ def open_table(
 
     name, version = parse_table(reference)
     if name not in (known := table_names(root)):
-        raise TableNotFound(f"There is no table '{name}' under {root}.{did_you_mean(name, known)}", table=name)
+        raise TableNotFound(
+            f"There is no table '{name}' under {root}.{did_you_mean(name, known)}", table=name
+        )
     table = DeltaTable(f"{root}/{name}")
     if isinstance(version, int) and version > table.version():
-        raise TableNotFound(f"Table '{name}' has versions 0 to {table.version()}, not {version}.", table=name, version=version)
+        raise TableNotFound(
+            f"Table '{name}' has versions 0 to {table.version()}, not {version}.", table=name, version=version
+        )
     if version is not None:
         table.load_as_version(version)
     return table
@@ -91,7 +100,7 @@ def _arrow(data) -> pa.Table | pa.RecordBatchReader:
     if isinstance(data, (pa.Table, pa.RecordBatchReader)):
         return data
     table = pa.Table.from_pandas(data, preserve_index=False).replace_schema_metadata(None)
-    micro = lambda t: pa.timestamp("us", tz=t.tz) if pa.types.is_timestamp(t) else t  # noqa: E731
+    micro = lambda t: pa.timestamp("us", tz=t.tz) if pa.types.is_timestamp(t) else t
     return table.cast(pa.schema([pa.field(f.name, micro(f.type)) for f in table.schema]))
 
 
@@ -126,8 +135,16 @@ def write_table(
     if exists and whole and (current := table_version(root, name)).digest == digest:
         return current
     properties = CommitProperties(custom_metadata={"mlw.digest": digest} if digest else {})
-    replace = {"predicate": where} if where and exists else {"schema_mode": "merge" if append else "overwrite"} if exists else {}
-    write_deltalake(url, arrow, mode="append" if append else "overwrite", commit_properties=properties, **replace)
+    replace = (
+        {"predicate": where}
+        if where and exists
+        else {"schema_mode": "merge" if append else "overwrite"}
+        if exists
+        else {}
+    )
+    write_deltalake(
+        url, arrow, mode="append" if append else "overwrite", commit_properties=properties, **replace
+    )
     return table_version(root, name)
 
 # %% ../../nbs/api/10_data.tables.ipynb #read
@@ -141,19 +158,29 @@ def read_table(
     return _scan(root, reference, columns, where).read_all().to_pandas()
 
 
-def _scan(root: str, reference: str, columns: Iterable[str] | None, where: str | None) -> pa.RecordBatchReader:
+def _scan(
+    root: str, reference: str, columns: Iterable[str] | None, where: str | None
+) -> pa.RecordBatchReader:
     from deltalake import QueryBuilder
 
     table = open_table(root, reference)
     known = [f.name for f in table.schema().fields]
     for column in columns or []:
         if column not in known:
-            raise DataError(f"Table '{reference}' has no column '{column}'.{did_you_mean(column, known)}", column=column)
+            raise DataError(
+                f"Table '{reference}' has no column '{column}'.{did_you_mean(column, known)}", column=column
+            )
     selected = ", ".join(f'"{c}"' for c in (list(columns) if columns else known))
-    query = QueryBuilder().register("t", table).execute(f"SELECT {selected} FROM t" + (f" WHERE {where}" if where else ""))
+    query = (
+        QueryBuilder()
+        .register("t", table)
+        .execute(f"SELECT {selected} FROM t" + (f" WHERE {where}" if where else ""))
+    )
     return pa.RecordBatchReader.from_stream(query)
 
 
-def scan_table(root: str, reference: str, columns: Iterable[str] | None = None, where: str | None = None) -> pa.RecordBatchReader:
+def scan_table(
+    root: str, reference: str, columns: Iterable[str] | None = None, where: str | None = None
+) -> pa.RecordBatchReader:
     "The same rows as a stream of record batches, for tables larger than memory."
     return _scan(root, reference, columns, where)

@@ -8,7 +8,7 @@ __all__ = ['Waiting', 'waiting', 'approve', 'reject', 'champions']
 # %% ../../nbs/api/42_governance.approvals.ipynb #imports
 from dataclasses import dataclass
 
-from ..core.errors import ApprovalRefused, ModelNotFound
+from ..core.errors import ApprovalRefused
 from ..core.settings import Settings
 from .audit import AuditRow, record
 from ..models.registry import CHALLENGER, CHAMPION, ModelVersion, model_names, model_versions
@@ -39,7 +39,9 @@ def waiting(settings: Settings) -> list[Waiting]:
     return found
 
 # %% ../../nbs/api/42_governance.approvals.ipynb #decide
-def _decide(settings: Settings, action: str, model: str, reason: str, version: int | None, actor: str | None) -> AuditRow:
+def _decide(
+    settings: Settings, action: str, model: str, reason: str, version: int | None, actor: str | None
+) -> AuditRow:
     "Record the decision on the waiting challenger and move the aliases. Raises `ApprovalRefused` or `ModelNotFound`."
     if not reason.strip():
         raise ApprovalRefused(f"A decision needs a reason: mlw {action} {model} --reason '…'.", model=model)
@@ -50,12 +52,23 @@ def _decide(settings: Settings, action: str, model: str, reason: str, version: i
         challenger, champion = _by_alias(versions, CHALLENGER), _by_alias(versions, CHAMPION)
         if challenger is None:
             last = next((r for r in reversed(rows) if r.model == model), None)
-            told = f" The last decision: {last.actor} {last.action}d version {last.version} at {last.at}." if last else ""
+            told = (
+                f" The last decision: {last.actor} {last.action}d version {last.version} at {last.at}."
+                if last
+                else ""
+            )
             raise ApprovalRefused(f"No version of '{model}' waits for a decision.{told}", model=model)
         if version not in (None, challenger.version):
-            raise ApprovalRefused(f"Version {version} of '{model}' doesn't wait for a decision; version {challenger.version} does.", model=model)
+            raise ApprovalRefused(
+                f"Version {version} of '{model}' doesn't wait for a decision; version {challenger.version} does.",
+                model=model,
+            )
         chosen.extend([challenger, champion])
-        return challenger.version, reason.strip(), {"previous_champion": champion.version if champion else None}
+        return (
+            challenger.version,
+            reason.strip(),
+            {"previous_champion": champion.version if champion else None},
+        )
 
     def move() -> None:
         challenger, champion = chosen
@@ -75,12 +88,16 @@ def _decide(settings: Settings, action: str, model: str, reason: str, version: i
     return record(settings, actor or user_name(), action, model, under_lock, move)
 
 
-def approve(settings: Settings, model: str, reason: str, version: int | None = None, actor: str | None = None) -> AuditRow:
+def approve(
+    settings: Settings, model: str, reason: str, version: int | None = None, actor: str | None = None
+) -> AuditRow:
     "Make the waiting challenger the champion. Raises `ApprovalRefused` or `ModelNotFound`."
     return _decide(settings, "approve", model, reason, version, actor)
 
 
-def reject(settings: Settings, model: str, reason: str, version: int | None = None, actor: str | None = None) -> AuditRow:
+def reject(
+    settings: Settings, model: str, reason: str, version: int | None = None, actor: str | None = None
+) -> AuditRow:
     "Turn the waiting challenger down; the champion stays. Raises `ApprovalRefused` or `ModelNotFound`."
     return _decide(settings, "reject", model, reason, version, actor)
 

@@ -71,7 +71,10 @@ def _locked(url: str) -> Iterator:
 
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    engine, table = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {}), _table()
+    engine, table = (
+        sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {}),
+        _table(),
+    )
     sa.event.listen(engine, "begin", _take_lock)
     try:
         try:
@@ -80,7 +83,9 @@ def _locked(url: str) -> Iterator:
                 for statement in _TRIGGERS.get(engine.dialect.name, []):
                     connection.exec_driver_sql(statement)
         except SQLAlchemyError as err:
-            raise SettingsError(f"The audit log at {url} can't be used: {err}. See settings.ini, section [audit].", url=url) from err
+            raise SettingsError(
+                f"The audit log at {url} can't be used: {err}. See settings.ini, section [audit].", url=url
+            ) from err
         with engine.begin() as connection:
             if engine.dialect.name == "postgresql":
                 connection.exec_driver_sql("LOCK TABLE audit_log IN EXCLUSIVE MODE")
@@ -110,7 +115,9 @@ def record(
     actor: str,
     action: str,
     model: str,
-    decide: Callable[[list[AuditRow]], tuple[int, str, dict]],  # (version, reason, details), worked out under the lock; may raise
+    decide: Callable[
+        [list[AuditRow]], tuple[int, str, dict]
+    ],  # (version, reason, details), worked out under the lock; may raise
     act: Callable[[], None] = lambda: None,  # what the decision changes; if it raises, nothing is recorded
 ) -> AuditRow:
     "Take a decision and record it, in one transaction."

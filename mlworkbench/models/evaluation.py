@@ -26,7 +26,9 @@ def classification_metrics(
     "The four metrics. Raises `DataError` where the labels hold only one class."
     labels = np.asarray(labels, dtype=int)
     if len(labels) == 0 or labels.min() == labels.max():
-        raise DataError(f"Metrics need rows of both classes; these {len(labels)} rows have one.", rows=len(labels))
+        raise DataError(
+            f"Metrics need rows of both classes; these {len(labels)} rows have one.", rows=len(labels)
+        )
     return {
         "auc": float(roc_auc_score(labels, probabilities)),
         "average_precision": float(average_precision_score(labels, probabilities)),
@@ -46,7 +48,12 @@ def group_rates(
     overall = train[label].mean()
     groups = train.groupby(by, observed=True)[label].agg(["sum", "count"])
     rates = (groups["sum"] + prior * overall) / (groups["count"] + prior)
-    return test[by].merge(rates.rename("rate"), left_on=by, right_index=True, how="left")["rate"].fillna(overall).to_numpy()
+    return (
+        test[by]
+        .merge(rates.rename("rate"), left_on=by, right_index=True, how="left")["rate"]
+        .fillna(overall)
+        .to_numpy()
+    )
 
 # %% ../../nbs/api/30_models.evaluation.ipynb #slices
 def metrics_by_slice(
@@ -64,7 +71,9 @@ def metrics_by_slice(
         for value, part in data.groupby(column, observed=True):
             if len(part) >= min_rows and part[label].nunique() == 2:
                 auc = roc_auc_score(part[label], part[probability])
-                rows.append([column, str(value), len(part), part[label].mean(), part[probability].mean(), auc])
+                rows.append(
+                    [column, str(value), len(part), part[label].mean(), part[probability].mean(), auc]
+                )
     found = pd.DataFrame(rows, columns=["column", "value", "rows", "rate", "mean_probability", "auc"])
     return found.sort_values("auc", ignore_index=True)
 
@@ -95,7 +104,16 @@ def calibration_figure(labels: np.ndarray, probabilities: np.ndarray, bins: int 
     fig, ax = new_axes("Can the probability be believed?", "predicted probability", "observed rate")
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect")
     error = 1.96 * np.sqrt(observed * (1 - observed) / counts)
-    ax.errorbar(predicted, observed, yerr=error, color=BLUE, marker="o", lw=1.5, capsize=3, label="model, 95 % interval")
+    ax.errorbar(
+        predicted,
+        observed,
+        yerr=error,
+        color=BLUE,
+        marker="o",
+        lw=1.5,
+        capsize=3,
+        label="model, 95 % interval",
+    )
     top = min(1.0, max(predicted.max(), (observed + error).max()) * 1.1)
     ax.set(xlim=(0, top), ylim=(0, top))
     ax.legend(frameon=False, loc="upper left")
@@ -107,7 +125,13 @@ def roc_figure(labels: np.ndarray, scores: dict[str, np.ndarray]) -> "Figure":
     fig, ax = new_axes("How well are late ones told from others?", "share of false alarms", "share found")
     for (name, score), colour in zip(scores.items(), [BLUE, ORANGE, GREY], strict=False):
         false_alarms, found, _ = roc_curve(labels, score)
-        ax.plot(false_alarms, found, color=colour, lw=1.8, label=f"{name}, area {roc_auc_score(labels, score):.3f}")
+        ax.plot(
+            false_alarms,
+            found,
+            color=colour,
+            lw=1.8,
+            label=f"{name}, area {roc_auc_score(labels, score):.3f}",
+        )
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
     ax.legend(frameon=False, loc="lower right")
     return fig

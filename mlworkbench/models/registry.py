@@ -112,7 +112,11 @@ def _serialization(model) -> dict:
         types = sio.get_untrusted_types(data=sio.dumps(model))
     except Exception:  # skops raises many types for what it can't hold
         return {}
-    return {"serialization_format": "skops", "skops_trusted_types": types} if all(map(SAFE_TYPES.match, types)) else {}
+    return (
+        {"serialization_format": "skops", "skops_trusted_types": types}
+        if all(map(SAFE_TYPES.match, types))
+        else {}
+    )
 
 
 def _requirements() -> list[str]:
@@ -125,9 +129,17 @@ def _requirements() -> list[str]:
 def _tags(ctx, spec: ModelSpec, run: str) -> dict[str, str]:
     "Lineage and metrics as tags, so that a registry page shows them."
     lineage = ctx.lineage or {}
-    tags = {"mlw.git": lineage.get("git") or "", "mlw.tables": json.dumps(lineage.get("tables", {})), "mlw.fingerprints": json.dumps(lineage.get("steps", {}))}
+    tags = {
+        "mlw.git": lineage.get("git") or "",
+        "mlw.tables": json.dumps(lineage.get("tables", {})),
+        "mlw.fingerprints": json.dumps(lineage.get("steps", {})),
+    }
     tags |= {"mlw.run": ctx.run or "by hand", "mlw.pipeline": ctx.pipeline or "", "mlw.mlflow_run": run}
-    return tags | {f"metric.{k}": f"{v:.6f}" for k, v in spec.metrics.items()} | {f"baseline.{k}": f"{v:.6f}" for k, v in spec.baseline.items()}
+    return (
+        tags
+        | {f"metric.{k}": f"{v:.6f}" for k, v in spec.metrics.items()}
+        | {f"baseline.{k}": f"{v:.6f}" for k, v in spec.baseline.items()}
+    )
 
 # %% ../../nbs/api/31_models.registry.ipynb #find
 def model_names(settings: Settings) -> list[str]:
@@ -139,14 +151,23 @@ def model_versions(settings: Settings, name: str) -> list[ModelVersion]:
     "All versions of `name`, newest first. Raises `ModelNotFound`."
     client = mlflow_client(settings)
     if name not in (known := sorted(m.name for m in client.search_registered_models())):
-        hint = did_you_mean(name, known) or " None has been registered yet; run a pipeline first, as in `mlw run flights`."
+        hint = (
+            did_you_mean(name, known)
+            or " None has been registered yet; run a pipeline first, as in `mlw run flights`."
+        )
         raise ModelNotFound(f"There is no model '{name}'.{hint}", model=name)
     aliases: dict[str, list[str]] = {}
     for alias, version in client.get_registered_model(name).aliases.items():
         aliases.setdefault(str(version), []).append(alias)
     found = client.search_model_versions(f"name = '{name}'")
     made = [
-        ModelVersion(name, int(v.version), tuple(sorted(aliases.get(str(v.version), []))), dict(v.tags), v.creation_timestamp / 1000)
+        ModelVersion(
+            name,
+            int(v.version),
+            tuple(sorted(aliases.get(str(v.version), []))),
+            dict(v.tags),
+            v.creation_timestamp / 1000,
+        )
         for v in found
     ]
     return sorted(made, key=lambda v: v.version, reverse=True)
@@ -185,5 +206,11 @@ def load_version(settings: Settings, version: ModelVersion) -> LoadedModel:
     mlflow.set_tracking_uri(tracking_uri(settings))
     mlflow.set_registry_uri(tracking_uri(settings))
     folder = Path(mlflow.artifacts.download_artifacts(version.uri))
-    part = lambda name: json.loads((folder / "extra_files" / f"{name}.json").read_text())  # noqa: E731
-    return LoadedModel(version, mlflow.sklearn.load_model(str(folder)), ModelSpec(**part("spec")), part("features"), part("predictions"))
+    part = lambda name: json.loads((folder / "extra_files" / f"{name}.json").read_text())
+    return LoadedModel(
+        version,
+        mlflow.sklearn.load_model(str(folder)),
+        ModelSpec(**part("spec")),
+        part("features"),
+        part("predictions"),
+    )

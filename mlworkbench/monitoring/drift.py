@@ -38,7 +38,7 @@ def jensen_shannon(reference: np.ndarray, current: np.ndarray) -> float:
         return float("nan")
     p, q = reference / reference.sum(), current / current.sum()
     middle = (p + q) / 2
-    part = lambda a: (a[a > 0] * np.log2(a[a > 0] / middle[a > 0])).sum()  # noqa: E731
+    part = lambda a: (a[a > 0] * np.log2(a[a > 0] / middle[a > 0])).sum()
     return float((part(p) + part(q)) / 2)
 
 # %% ../../nbs/api/60_monitoring.drift.ipynb #bins
@@ -59,11 +59,16 @@ def common_bins(reference: dict, current: dict) -> tuple[list[str], np.ndarray, 
     return labels, np.add.reduceat(counts, starts), np.add.reduceat(np.array(current["counts"]), starts)
 
 
-def _categories(reference: dict[str, int], current: dict[str, int]) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _categories(
+    reference: dict[str, int], current: dict[str, int]
+) -> tuple[list[str], np.ndarray, np.ndarray]:
     "The 30 most frequent categories of either, most frequent in the reference first, and all others as one."
     names = sorted({*reference, *current}, key=lambda k: (-reference.get(k, 0), -current.get(k, 0), k))
     shown = names[:30]
-    counts = [[c.get(k, 0) for k in shown] + ([sum(c.get(k, 0) for k in names[30:])] if names[30:] else []) for c in (reference, current)]
+    counts = [
+        [c.get(k, 0) for k in shown] + ([sum(c.get(k, 0) for k in names[30:])] if names[30:] else [])
+        for c in (reference, current)
+    ]
     return shown + (["others"] if names[30:] else []), np.array(counts[0]), np.array(counts[1])
 
 # %% ../../nbs/api/60_monitoring.drift.ipynb #compare
@@ -91,6 +96,30 @@ def compare(
         value = psi(a, b)
         missing = [c["nulls"] / max(c["n"] + c["nulls"], 1) for c in (ref, now)]
         shares = [json.dumps((c / max(c.sum(), 1)).round(6).tolist()) for c in (a, b)]
-        rows.append([name, ref["kind"], value, jensen_shannon(a, b), *missing, _status(value, now["n"], limits), json.dumps(labels), *shares])
-    columns = ["feature", "kind", "psi", "jensen_shannon", "missing_reference", "missing", "status", "bins", "share_reference", "share"]
-    return pd.DataFrame(rows, columns=columns).sort_values("psi", ascending=False, na_position="last", ignore_index=True)
+        rows.append(
+            [
+                name,
+                ref["kind"],
+                value,
+                jensen_shannon(a, b),
+                *missing,
+                _status(value, now["n"], limits),
+                json.dumps(labels),
+                *shares,
+            ]
+        )
+    columns = [
+        "feature",
+        "kind",
+        "psi",
+        "jensen_shannon",
+        "missing_reference",
+        "missing",
+        "status",
+        "bins",
+        "share_reference",
+        "share",
+    ]
+    return pd.DataFrame(rows, columns=columns).sort_values(
+        "psi", ascending=False, na_position="last", ignore_index=True
+    )

@@ -54,12 +54,17 @@ def _findings(drift: "pd.DataFrame", found: dict, reference: dict, performance: 
     "The month's status and what led to it, in words."
     words = []
     if performance == "alarm":
-        words.append(f"AUC is {found['auc']:.3f}, against {reference['auc']:.3f} when the model was evaluated.")
+        words.append(
+            f"AUC is {found['auc']:.3f}, against {reference['auc']:.3f} when the model was evaluated."
+        )
     elif performance == "no labels yet":
         words.append("No labels have come yet, so nothing can be said about performance.")
     for status, verb in (("alarm", "has changed much"), ("warn", "has moved")):
         names = drift[drift.status == status]
-        words += [f"{'The prediction' if r.feature == PREDICTION else r.feature} {verb} (PSI {r.psi:.2f})." for r in names.itertuples()]
+        words += [
+            f"{'The prediction' if r.feature == PREDICTION else r.feature} {verb} (PSI {r.psi:.2f})."
+            for r in names.itertuples()
+        ]
     moved = drift.set_index("feature").status
     if performance == "alarm" or moved[PREDICTION] == "alarm":
         return "alarm", words
@@ -71,9 +76,17 @@ def scored_months(settings: Settings, model: str, which: str = CHAMPION) -> list
     "Months that the version has scored. Raises `ModelNotFound` or `TableNotFound`."
     version = find_version(settings, model, which)
     try:
-        found = read_table(settings.resolve(settings.tables.url), predictions_table(model), ["month"], f"model_version = {version.version}")
+        found = read_table(
+            settings.resolve(settings.tables.url),
+            predictions_table(model),
+            ["month"],
+            f"model_version = {version.version}",
+        )
     except TableNotFound as err:
-        raise TableNotFound(f"'{model}' has scored nothing yet. Score a month first: mlw score {model} --month 2013-04.", model=model) from err
+        raise TableNotFound(
+            f"'{model}' has scored nothing yet. Score a month first: mlw score {model} --month 2013-04.",
+            model=model,
+        ) from err
     return sorted(found.month.unique())
 
 
@@ -87,7 +100,10 @@ def monitor_month(
     "Compare the month with the training profile, keep the outcome and write its page. Raises `DataError` or `ModelNotFound`."
     month_bounds(month)
     if month not in (known := scored_months(settings, model, which)):
-        raise DataError(f"'{model}' has not scored {month}: mlw score {model} --month {month}. Scored: {', '.join(known) or 'nothing'}.", month=month)
+        raise DataError(
+            f"'{model}' has not scored {month}: mlw score {model} --month {month}. Scored: {', '.join(known) or 'nothing'}.",
+            month=month,
+        )
     loaded = load_version(settings, find_version(settings, model, which))
     root, version = settings.resolve(settings.tables.url), loaded.version.version
     part = f"month = '{month}' AND model_version = {version}"
@@ -95,7 +111,9 @@ def monitor_month(
     labels = read_table(root, loaded.spec.labels)
     drift = _drift(loaded, rows, settings)
     found = realised(rows, labels, loaded.spec, as_of)
-    status, words = _findings(drift, found, loaded.spec.metrics, performance_status(found, loaded.spec.metrics, settings.monitor))
+    status, words = _findings(
+        drift, found, loaded.spec.metrics, performance_status(found, loaded.spec.metrics, settings.monitor)
+    )
     performance = found | {f"reference_{k}": v for k, v in loaded.spec.metrics.items()}
     report = settings.reports / "monitor" / model / month / "index.html"
     outcome = Month(model, version, month, performance, drift, status, words, report)
@@ -128,10 +146,16 @@ def monitored(settings: Settings, model: str) -> tuple["pd.DataFrame", "pd.DataF
     "All months' performance and drift of the model, by month. Raises `TableNotFound`."
     root = settings.resolve(settings.tables.url)
     try:
-        performance = read_table(root, f"{model}_performance").sort_values(["month", "model_version"], ignore_index=True)
-        return performance, read_table(root, f"{model}_drift").sort_values(["month", "model_version"], ignore_index=True)
+        performance = read_table(root, f"{model}_performance").sort_values(
+            ["month", "model_version"], ignore_index=True
+        )
+        return performance, read_table(root, f"{model}_drift").sort_values(
+            ["month", "model_version"], ignore_index=True
+        )
     except TableNotFound as err:
-        raise TableNotFound(f"'{model}' has not been monitored yet: mlw monitor {model}.", model=model) from err
+        raise TableNotFound(
+            f"'{model}' has not been monitored yet: mlw monitor {model}.", model=model
+        ) from err
 
 # %% ../../nbs/api/62_monitoring.months.ipynb #pictures
 STATUS_COLOURS = {"ok": "#2e7d5b", "warn": "#c8912a", "alarm": "#b3403a", "insufficient data": GREY}
@@ -140,7 +164,9 @@ STATUS_COLOURS = {"ok": "#2e7d5b", "warn": "#c8912a", "alarm": "#b3403a", "insuf
 def drift_figure(drift: "pd.DataFrame", limits: tuple[float, float], top: int = 12) -> "Figure":
     "PSI of the features that moved most, with the limits for a warning and an alarm."
     shown = drift.dropna(subset=["psi"]).nlargest(top, "psi").iloc[::-1]
-    fig, ax = new_axes("Which features have moved?", "population stability index", "", (6.4, 0.32 * len(shown) + 1.3))
+    fig, ax = new_axes(
+        "Which features have moved?", "population stability index", "", (6.4, 0.32 * len(shown) + 1.3)
+    )
     ax.barh(shown.feature, shown.psi, color=[STATUS_COLOURS[s] for s in shown.status])
     for limit, word in zip(limits, ("warn", "alarm"), strict=True):
         ax.axvline(limit, color=STATUS_COLOURS[word], lw=1, ls="--", label=f"{word} from {limit:g}")
@@ -179,7 +205,14 @@ def timeline_figure(performance: "pd.DataFrame", limit: float) -> "Figure":
 def rates_figure(performance: "pd.DataFrame") -> "Figure":
     "What was predicted and what came, month by month."
     fig, ax = new_axes("What was predicted, what came", "", "% of rows", (6.8, 3.2))
-    ax.plot(performance.month, performance.mean_probability * 100, color=ORANGE, marker="o", lw=2, label="mean predicted probability")
+    ax.plot(
+        performance.month,
+        performance.mean_probability * 100,
+        color=ORANGE,
+        marker="o",
+        lw=2,
+        label="mean predicted probability",
+    )
     ax.plot(performance.month, performance.rate * 100, color=BLUE, marker="o", lw=2, label="observed rate")
     ax.set_ylim(bottom=0)
     ax.legend(frameon=False, loc="best", fontsize=9)
@@ -192,12 +225,27 @@ def heatmap_figure(drift: "pd.DataFrame", limits: tuple[float, float], top: int 
     grid = drift.pivot_table(index="feature", columns="month", values="psi", aggfunc="last")
     grid = grid.loc[grid.max(axis=1).nlargest(top).index]
     fig, ax = new_axes("Drift, feature by month", "", "", (0.62 * grid.shape[1] + 3, 0.3 * len(grid) + 1.2))
-    shades = ax.pcolormesh(np.arange(grid.shape[1] + 1), np.arange(len(grid) + 1), grid.to_numpy(), cmap="YlOrRd", vmin=0, vmax=limits[1] * 1.5)
+    shades = ax.pcolormesh(
+        np.arange(grid.shape[1] + 1),
+        np.arange(len(grid) + 1),
+        grid.to_numpy(),
+        cmap="YlOrRd",
+        vmin=0,
+        vmax=limits[1] * 1.5,
+    )
     ax.set_xticks(np.arange(grid.shape[1]) + 0.5, grid.columns, rotation=45, ha="right")
     ax.set_yticks(np.arange(len(grid)) + 0.5, grid.index)
     for y, x in zip(*np.nonzero(grid.to_numpy() >= limits[0]), strict=True):
         value = grid.iat[y, x]
-        ax.text(x + 0.5, y + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color="white" if value >= limits[1] else "#333")
+        ax.text(
+            x + 0.5,
+            y + 0.5,
+            f"{value:.2f}",
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            color="white" if value >= limits[1] else "#333",
+        )
     ax.invert_yaxis()
     ax.grid(visible=False)
     fig.colorbar(shades, label="PSI", shrink=0.8)
@@ -210,18 +258,44 @@ def png(fig: "Figure") -> bytes:
     return out.getvalue()
 
 
-def _write_page(outcome: Month, loaded: LoadedModel, rows: "pd.DataFrame", labels: "pd.DataFrame", as_of) -> None:
+def _write_page(
+    outcome: Month, loaded: LoadedModel, rows: "pd.DataFrame", labels: "pd.DataFrame", as_of
+) -> None:
     "The HTML page of a month."
     found, reference = outcome.performance, loaded.spec.metrics
-    metrics = [[name, number(found[name]) if not np.isnan(found[name]) else "–", number(reference.get(name))] for name in reference]
+    metrics = [
+        [name, number(found[name]) if not np.isnan(found[name]) else "–", number(reference.get(name))]
+        for name in reference
+    ]
     moved = outcome.drift.dropna(subset=["psi"]).head(7)
-    pictures = [image(png(drift_figure(outcome.drift, (0.1, 0.25))), "Population stability index against the training profile")]
-    pictures += [image(png(distribution_figure(row, outcome.month)), f"Distribution of {row.feature}") for _, row in moved.iterrows()]
-    joined = rows.merge(labels[labels[loaded.spec.known_at] < as_of] if as_of is not None else labels, on=loaded.spec.key)
+    pictures = [
+        image(
+            png(drift_figure(outcome.drift, (0.1, 0.25))),
+            "Population stability index against the training profile",
+        )
+    ]
+    pictures += [
+        image(png(distribution_figure(row, outcome.month)), f"Distribution of {row.feature}")
+        for _, row in moved.iterrows()
+    ]
+    joined = rows.merge(
+        labels[labels[loaded.spec.known_at] < as_of] if as_of is not None else labels, on=loaded.spec.key
+    )
     if len(joined) > 1:
         figure = calibration_figure(joined[loaded.spec.label].to_numpy(), joined.probability.to_numpy())
         pictures.insert(1, image(png(figure), "Calibration on the rows whose labels are in"))
-    table = [[r.feature, r.kind, number(r.psi), number(r.jensen_shannon), f"{r.missing_reference:.1%}", f"{r.missing:.1%}", r.status] for r in outcome.drift.itertuples()]
+    table = [
+        [
+            r.feature,
+            r.kind,
+            number(r.psi),
+            number(r.jensen_shannon),
+            f"{r.missing_reference:.1%}",
+            f"{r.missing:.1%}",
+            r.status,
+        ]
+        for r in outcome.drift.itertuples()
+    ]
     colour = {"ok": "good", "warn": "warn", "alarm": "bad"}[outcome.status]
     said = Markup("".join(f"<li>{html.escape(f)}</li>" for f in outcome.findings))
     body = [
@@ -229,6 +303,11 @@ def _write_page(outcome: Month, loaded: LoadedModel, rows: "pd.DataFrame", label
         f"<p class='soft'>version {outcome.version} · {found['rows']:,.0f} predictions · labels in for {found['labelled']:.1%}</p><ul>{said}</ul>",
         f"<h2>Performance</h2>{table_html(['metric', 'this month', 'at evaluation'], metrics, (1, 2))}",
         f"<h2>Pictures</h2><div class='grid'>{''.join(pictures)}</div>",
-        "<h2>Every feature</h2>" + table_html(["feature", "kind", "PSI", "Jensen-Shannon", "missing then", "missing now", "status"], table, (2, 3, 4, 5)),
+        "<h2>Every feature</h2>"
+        + table_html(
+            ["feature", "kind", "PSI", "Jensen-Shannon", "missing then", "missing now", "status"],
+            table,
+            (2, 3, 4, 5),
+        ),
     ]
     write_file(outcome.report, page(f"{outcome.model} in {outcome.month}", "".join(body)))

@@ -24,10 +24,14 @@ def realised(
     labels: "pd.DataFrame",  # key, label and known_at
     spec: ModelSpec,
     as_of: "pd.Timestamp | None" = None,  # only labels known before; all if not given
-) -> dict[str, float]:  # rows, labelled (share), mean_probability, rate, and the four metrics (NaN while there are none)
+) -> dict[
+    str, float
+]:  # rows, labelled (share), mean_probability, rate, and the four metrics (NaN while there are none)
     "Metrics of the predictions whose labels are in."
     known = labels if as_of is None else labels[labels[spec.known_at] < as_of]
-    joined = predictions.merge(known[[spec.key, spec.label]].drop_duplicates(spec.key, keep="last"), on=spec.key)
+    joined = predictions.merge(
+        known[[spec.key, spec.label]].drop_duplicates(spec.key, keep="last"), on=spec.key
+    )
     found = {
         "rows": float(len(predictions)),
         "labelled": len(joined) / max(len(predictions), 1),

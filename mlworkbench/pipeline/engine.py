@@ -48,14 +48,20 @@ def _engine() -> str:
                 raise StepFailed("The run was interrupted before the step started.")
             self.km.transport, self.km.ip = "ipc", f"{self.place['scratch']}/kernel"
             with open(f"{self.place['scratch']}/stderr", "w") as stderr:
-                super().start_new_kernel(env={**os.environ, **self.place["env"]}, cwd=self.place["cwd"], stderr=stderr)
+                super().start_new_kernel(
+                    env={**os.environ, **self.place["env"]}, cwd=self.place["cwd"], stderr=stderr
+                )
             self.kernel_pid = self.km.provisioner.pid
             kernels.alive.add(self.kernel_pid)
 
     class StepEngine(NBClientEngine):
         @classmethod
         def execute_managed_notebook(cls, nb_man, kernel_name, place, **kwargs):
-            counts = lambda c: c.cell_type == "code" and c.source.strip() and "injected-parameters" not in c.metadata.get("tags", [])  # noqa: E731
+            counts = lambda c: (
+                c.cell_type == "code"
+                and c.source.strip()
+                and "injected-parameters" not in c.metadata.get("tags", [])
+            )
             total = sum(bool(counts(c)) for c in nb_man.nb.cells)
             done = iter(range(1, total + 1))
             client = Client(nb_man, kernel_name=kernel_name, startup_timeout=120, timeout=None)
@@ -83,7 +89,13 @@ def run_notebook(
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(f".{to.name}")
     with tempfile.TemporaryDirectory(prefix="mlw-") as scratch:
-        place = {"env": dict(env), "cwd": str(notebook.parent), "kernels": kernels, "on_cell": on_cell, "scratch": scratch}
+        place = {
+            "env": dict(env),
+            "cwd": str(notebook.parent),
+            "kernels": kernels,
+            "on_cell": on_cell,
+            "scratch": scratch,
+        }
         _execute(notebook, partial, to, dict(parameters), place)
 
 

@@ -28,14 +28,28 @@ def _meaning(cell: Cell, parameters: frozenset[str] = frozenset()) -> str:
 
 
 def _assigns(node: ast.stmt, names: frozenset[str]) -> bool:
-    target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
+    target = (
+        node.target
+        if isinstance(node, ast.AnnAssign)
+        else node.targets[0]
+        if isinstance(node, ast.Assign)
+        else None
+    )
     return isinstance(target, ast.Name) and target.id in names
 
 
 def code_digest(step: StepNotebook) -> str:
     "Digest of what the step's code cells mean; the defaults of parameters don't count, their values do elsewhere."
     own = frozenset(step.parameters)
-    return digest_of(canonical_json([m for c in step.cells if (m := _meaning(c, own if c.id == step.parameters_cell else frozenset()))]))
+    return digest_of(
+        canonical_json(
+            [
+                m
+                for c in step.cells
+                if (m := _meaning(c, own if c.id == step.parameters_cell else frozenset()))
+            ]
+        )
+    )
 
 # %% ../../nbs/api/24_pipeline.fingerprint.ipynb #module-names
 def _imported(tree: ast.AST, package: str = "") -> Iterator[str]:
@@ -44,7 +58,9 @@ def _imported(tree: ast.AST, package: str = "") -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            base = (
+                ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            )
             module = ".".join(filter(None, [base, node.module]))
             yield module
             yield from (f"{module}.{a.name}" for a in node.names)
@@ -67,7 +83,9 @@ def _read_module(file: Path, stamp: tuple[int, int]) -> tuple[str, ast.AST]:
     try:
         return digest_of(source), ast.parse(source)
     except SyntaxError as err:
-        raise NotebookError(f"{file}, line {err.lineno}: {err.msg}.", path=str(file), line=err.lineno) from err
+        raise NotebookError(
+            f"{file}, line {err.lineno}: {err.msg}.", path=str(file), line=err.lineno
+        ) from err
 
 
 def imports_of(
@@ -87,7 +105,9 @@ def imports_of(
             modules[module], tree = _read_module(file, (stat.st_mtime_ns, stat.st_size))
             package = module if file.name == "__init__.py" else module.rpartition(".")[0]
             todo += filter(None, _imported(tree, package))
-    versions = {d: _version(d) for n in outside - sys.stdlib_module_names for d in _distributions().get(n, [])}
+    versions = {
+        d: _version(d) for n in outside - sys.stdlib_module_names for d in _distributions().get(n, [])
+    }
     return dict(sorted(modules.items())), dict(sorted(versions.items()))
 
 
@@ -113,7 +133,7 @@ def fingerprint_parts(
         "parameters": dict(values),
         "modules": modules,
         "distributions": distributions,
-        "python": "%d.%d" % sys.version_info[:2],
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
     }
 
 

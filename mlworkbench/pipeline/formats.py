@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..core.errors import DataError
-from ..core.store import Store, canonical_json, digest_of, fetch_folder, get, put, put_path
+from ..core.store import Store, canonical_json, fetch_folder, get, put, put_path
 from ..data.tables import TableVersion
 
 # %% ../../nbs/api/21_pipeline.formats.ipynb #output
@@ -67,11 +67,22 @@ def model_bytes(model) -> tuple[bytes, str]:
         return buffer.getvalue(), "joblib"
     schema, ids = json.loads(source.read("schema.json")), {}
     _renumber(schema, ids)
-    parts = {ids[stem] + dot + end: n for n in source.namelist() for stem, dot, end in [n.partition(".")] if stem in ids}
+    parts = {
+        ids[stem] + dot + end: n
+        for n in source.namelist()
+        for stem, dot, end in [n.partition(".")]
+        if stem in ids
+    }
     with zipfile.ZipFile(out := io.BytesIO(), "w", zipfile.ZIP_DEFLATED, compresslevel=1) as target:
         for name, original in sorted(parts.items(), key=lambda p: int(p[0].partition(".")[0])):
-            target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), source.read(original), zipfile.ZIP_DEFLATED)
-        target.writestr(zipfile.ZipInfo("schema.json", (1980, 1, 1, 0, 0, 0)), json.dumps(schema, indent=1), zipfile.ZIP_DEFLATED)
+            target.writestr(
+                zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), source.read(original), zipfile.ZIP_DEFLATED
+            )
+        target.writestr(
+            zipfile.ZipInfo("schema.json", (1980, 1, 1, 0, 0, 0)),
+            json.dumps(schema, indent=1),
+            zipfile.ZIP_DEFLATED,
+        )
     return out.getvalue(), "skops"
 
 
@@ -84,7 +95,9 @@ def read_model(data: bytes, ending: str):
         return joblib.load(io.BytesIO(data))
     types = sio.get_untrusted_types(data=data)
     if unsafe := [t for t in types if not SAFE_TYPES.match(t)]:
-        raise DataError(f"The model holds types that are not known for safe: {', '.join(unsafe)}.", types=unsafe)
+        raise DataError(
+            f"The model holds types that are not known for safe: {', '.join(unsafe)}.", types=unsafe
+        )
     return sio.loads(data, trusted=types)
 
 # %% ../../nbs/api/21_pipeline.formats.ipynb #encode
@@ -109,9 +122,17 @@ def write_value(store: Store, name: str, value) -> Output:
     if isinstance(value, Path):
         if not value.exists():
             raise DataError(f"save('{name}', …): there is no {value}.", name=name, path=str(value))
-        return Output(f"store://{put_path(store, value)}.{'folder' if value.is_dir() else value.suffix[1:] or 'bin'}", "file", value.name)
+        return Output(
+            f"store://{put_path(store, value)}.{'folder' if value.is_dir() else value.suffix[1:] or 'bin'}",
+            "file",
+            value.name,
+        )
     if module == "pandas" and kind.__name__ == "DataFrame":
-        return Output(f"store://{put(store, _table_bytes(value))}.parquet", "table", f"{len(value):,} × {value.shape[1]}")
+        return Output(
+            f"store://{put(store, _table_bytes(value))}.parquet",
+            "table",
+            f"{len(value):,} × {value.shape[1]}",
+        )
     if module == "matplotlib" or hasattr(value, "savefig"):
         return Output(f"store://{put(store, _figure_bytes(value))}.png", "figure", name)
     if hasattr(value, "predict") and hasattr(value, "get_params"):

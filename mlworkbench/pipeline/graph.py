@@ -36,7 +36,9 @@ class Pipeline:
     def check_step(self, name: str) -> str:
         "`name`, if there is such a step. Raises `PipelineError`."
         if name not in self.steps:
-            raise PipelineError(f"Pipeline '{self.name}' has no step '{name}'.{did_you_mean(name, self.steps)}", step=name)
+            raise PipelineError(
+                f"Pipeline '{self.name}' has no step '{name}'.{did_you_mean(name, self.steps)}", step=name
+            )
         return name
 
 # %% ../../nbs/api/23_pipeline.graph.ipynb #edges
@@ -48,14 +50,21 @@ def _needed(step: StepNotebook, steps: Mapping[str, StepNotebook]) -> list[str]:
             continue
         source, dot, output = p.default.partition(".")
         if not dot or not output.isidentifier():
-            raise InputError(f"{step.where(p.name)}: the input '{p.default}' must have the form 'step.output'.", input=p.default)
+            raise InputError(
+                f"{step.where(p.name)}: the input '{p.default}' must have the form 'step.output'.",
+                input=p.default,
+            )
         if source not in steps:
-            raise InputError(f"{step.where(p.name)}: the input '{p.default}' names no step.{did_you_mean(source, steps)}", input=p.default)
+            raise InputError(
+                f"{step.where(p.name)}: the input '{p.default}' names no step.{did_you_mean(source, steps)}",
+                input=p.default,
+            )
         known = steps[source]
         if output not in known.outputs and not known.computed_outputs:
             hint = did_you_mean(output, known.outputs) or " It saves nothing."
             raise InputError(
-                f"{step.where(p.name)}: the input '{p.default}' names no output of the step '{source}'.{hint}", input=p.default
+                f"{step.where(p.name)}: the input '{p.default}' names no output of the step '{source}'.{hint}",
+                input=p.default,
             )
         found.append(source)
     return list(dict.fromkeys(found))
@@ -68,7 +77,9 @@ def _order(needs: dict[str, list[str]], numbers: dict[str, int]) -> list[str]:
         sorter.prepare()
     except graphlib.CycleError as err:
         circle = " → ".join(reversed(err.args[1]))
-        raise CycleError(f"The steps wait for each other: {circle}. One of these inputs must go.", cycle=err.args[1]) from err
+        raise CycleError(
+            f"The steps wait for each other: {circle}. One of these inputs must go.", cycle=err.args[1]
+        ) from err
     ready: list[str] = []
     while sorter.is_active():
         ready = sorted([*ready, *sorter.get_ready()], key=numbers.__getitem__)
@@ -79,7 +90,11 @@ def _order(needs: dict[str, list[str]], numbers: dict[str, int]) -> list[str]:
 # %% ../../nbs/api/23_pipeline.graph.ipynb #read
 def pipeline_names(folder: Path) -> list[str]:
     "Names of the pipelines in `folder`: its subfolders that hold a step."
-    return sorted(d.name for d in folder.glob("*/") if any(step_name(p) for p in d.glob("*.ipynb"))) if folder.is_dir() else []
+    return (
+        sorted(d.name for d in folder.glob("*/") if any(step_name(p) for p in d.glob("*.ipynb")))
+        if folder.is_dir()
+        else []
+    )
 
 
 def read_pipeline(
@@ -98,7 +113,10 @@ def read_pipeline(
     for path in paths:
         step = read_step(path)
         if step.name in steps:
-            raise PipelineError(f"Two notebooks are the step '{step.name}': {steps[step.name].path} and {path}.", step=step.name)
+            raise PipelineError(
+                f"Two notebooks are the step '{step.name}': {steps[step.name].path} and {path}.",
+                step=step.name,
+            )
         steps[step.name] = step
     needs = {name: _needed(step, steps) for name, step in steps.items()}
     order = _order(needs, {name: i for i, name in enumerate(steps)})

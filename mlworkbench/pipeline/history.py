@@ -36,7 +36,11 @@ def find_run(store: Store, run: str, pipeline: str | None = None) -> dict:
 
 def manifests_of(store: Store, record: Mapping) -> dict[str, dict]:
     "Manifests of the run's steps that finished, as far as the store still has them."
-    found = {s: read_manifest(store, i["fingerprint"]) for s, i in record["steps"].items() if i.get("fingerprint") and i["state"] != "failed"}
+    found = {
+        s: read_manifest(store, i["fingerprint"])
+        for s, i in record["steps"].items()
+        if i.get("fingerprint") and i["state"] != "failed"
+    }
     return {s: m for s, m in found.items() if m}
 
 # %% ../../nbs/api/29_pipeline.history.ipynb #diff
@@ -53,20 +57,39 @@ def _code(store: Store, manifest: Mapping | None) -> list[str]:
     if manifest is None:
         return []
     cells = json.loads(get(store, manifest["notebook"]))["cells"]
-    own = [c for c in cells if c["cell_type"] == "code" and "injected-parameters" not in c["metadata"].get("tags", [])]
-    return [line for c in own for line in [f"# cell {c.get('id', '')}", *"".join(c["source"]).splitlines(), ""]]
+    own = [
+        c
+        for c in cells
+        if c["cell_type"] == "code" and "injected-parameters" not in c["metadata"].get("tags", [])
+    ]
+    return [
+        line for c in own for line in [f"# cell {c.get('id', '')}", *"".join(c["source"]).splitlines(), ""]
+    ]
 
 
 def diff_runs(store: Store, a: Mapping, b: Mapping) -> dict:
     "What differs between two runs: parameters, metrics, code, data and packages, each as name → (in a, in b); code as unified diffs."
     x, y = manifests_of(store, a), manifests_of(store, b)
-    versions = lambda ms: {f"{s}.{n}": o["about"] for s, m in ms.items() for n, o in m["outputs"].items() if o["kind"] == "version"}  # noqa: E731
-    parameters = lambda ms: {k: v for k, v in _flat(ms, "values").items() if not str(v).startswith(("store://", "table://"))}  # noqa: E731
-    packages = lambda ms: {k: v for m in ms.values() for k, v in m["parts"]["distributions"].items()}  # noqa: E731
-    modules = lambda ms: {k: v[:12] for m in ms.values() for k, v in m["parts"]["modules"].items()}  # noqa: E731
+    versions = lambda ms: {
+        f"{s}.{n}": o["about"]
+        for s, m in ms.items()
+        for n, o in m["outputs"].items()
+        if o["kind"] == "version"
+    }
+    parameters = lambda ms: {
+        k: v for k, v in _flat(ms, "values").items() if not str(v).startswith(("store://", "table://"))
+    }
+    packages = lambda ms: {k: v for m in ms.values() for k, v in m["parts"]["distributions"].items()}
+    modules = lambda ms: {k: v[:12] for m in ms.values() for k, v in m["parts"]["modules"].items()}
     code = {}
-    for step in [s for s in {**x, **y} if x.get(s, {}).get("parts", {}).get("code") != y.get(s, {}).get("parts", {}).get("code")]:
-        lines = difflib.unified_diff(_code(store, x.get(step)), _code(store, y.get(step)), a["run"], b["run"], lineterm="", n=1)
+    for step in [
+        s
+        for s in {**x, **y}
+        if x.get(s, {}).get("parts", {}).get("code") != y.get(s, {}).get("parts", {}).get("code")
+    ]:
+        lines = difflib.unified_diff(
+            _code(store, x.get(step)), _code(store, y.get(step)), a["run"], b["run"], lineterm="", n=1
+        )
         code[step] = "\n".join(lines)
     return {
         "parameters": _differences(parameters(x), parameters(y)),
@@ -80,7 +103,9 @@ def diff_runs(store: Store, a: Mapping, b: Mapping) -> dict:
 # %% ../../nbs/api/29_pipeline.history.ipynb #collect
 def _alive(manifest: Mapping) -> set[str]:
     refs = [o["ref"] for o in manifest["outputs"].values()]
-    return {manifest["notebook"], manifest["html"]} | {r.removeprefix("store://").partition(".")[0] for r in refs if r.startswith("store://")}
+    return {manifest["notebook"], manifest["html"]} | {
+        r.removeprefix("store://").partition(".")[0] for r in refs if r.startswith("store://")
+    }
 
 
 def collect_garbage(
@@ -95,7 +120,9 @@ def collect_garbage(
         by_pipeline.setdefault(record["pipeline"], []).append(record)
     kept = [r for records in by_pipeline.values() for r in records[:keep]]
     latest = [r for n in list_records(store, "latest") if (r := read_record(store, "latest", n))]
-    fingerprints = {i.get("fingerprint") for r in kept for i in r["steps"].values()} | {r.get("fingerprint") for r in latest}
+    fingerprints = {i.get("fingerprint") for r in kept for i in r["steps"].values()} | {
+        r.get("fingerprint") for r in latest
+    }
     live = set().union(*(_alive({"notebook": "", "html": "", **r}) for r in latest)) if latest else set()
     for name in list_records(store, "manifests"):
         manifest = read_record(store, "manifests", name)

@@ -75,7 +75,12 @@ def _outputs(cells: tuple[Cell, ...]) -> tuple[dict[str, str], bool]:
     names, computed = {}, False
     for cell in cells:
         for node in ast.walk(cell.tree) if cell.tree else ():
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("save", "figure") and node.args:
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("save", "figure")
+                and node.args
+            ):
                 if isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
                     names[node.args[0].value] = node.func.id
                 else:
@@ -94,7 +99,9 @@ def _annotation(node: ast.expr | None, default: object, place: str) -> tuple[str
     parts = [p.strip() for p in text.split("|")]
     name = re.sub(r"\[.*\]", "", next((p for p in parts if p != "None"), "None"))
     if name not in TYPES or len(parts) > 2:
-        raise NotebookError(f"{place}: a parameter can't be of type '{text}'. Known: {', '.join(TYPES)}, or one of them with | None.")
+        raise NotebookError(
+            f"{place}: a parameter can't be of type '{text}'. Known: {', '.join(TYPES)}, or one of them with | None."
+        )
     return name, "None" in parts
 
 
@@ -108,14 +115,22 @@ def read_parameters(cell: Cell, path: Path) -> dict[str, Parameter]:
     "Parameters that the tagged cell declares, in order."
     comments, found = _comments(cell.source), {}
     for node in cell.tree.body if cell.tree else ():
-        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
+        target = (
+            node.target
+            if isinstance(node, ast.AnnAssign)
+            else node.targets[0]
+            if isinstance(node, ast.Assign)
+            else None
+        )
         if not isinstance(target, ast.Name):
             continue
         place = f"{path}, cell '{cell.id}', line {node.lineno}"
         try:
             default = ast.literal_eval(node.value) if node.value else None
         except ValueError as err:
-            raise NotebookError(f"{place}: the default of '{target.id}' must be a literal (a number, string, list, …).") from err
+            raise NotebookError(
+                f"{place}: the default of '{target.id}' must be a literal (a number, string, list, …)."
+            ) from err
         kind, optional = _annotation(getattr(node, "annotation", None), default, place)
         parameter = Parameter(target.id, kind, default, optional, comments.get(node.lineno, ""), node.lineno)
         found[target.id] = Parameter(**{**vars(parameter), "default": coerce(parameter, default, place)})
@@ -153,7 +168,11 @@ def coerce(
         return int(value) if kind == "int" else float(value)
     except (ValueError, KeyError, SyntaxError, AttributeError, TypeError) as err:
         shown = f"{kind} or None" if parameter.optional else kind
-        raise ParameterError(f"{place}: '{parameter.name}' is {shown}, and {value!r} is not.", parameter=parameter.name, value=value) from err
+        raise ParameterError(
+            f"{place}: '{parameter.name}' is {shown}, and {value!r} is not.",
+            parameter=parameter.name,
+            value=value,
+        ) from err
 
 # %% ../../nbs/api/20_pipeline.notebook.ipynb #front-matter
 def _front_matter(cells: list[dict], path: Path) -> dict:
@@ -194,10 +213,16 @@ def read_step(path: str | Path) -> StepNotebook:
     text = ["".join(c["source"]) for c in code]
     ids = [c.get("id", f"cell-{i}") for i, c in enumerate(code)]
     cells = tuple(Cell(i, s, parse_cell(s, f"{path}, cell '{i}'")) for i, s in zip(ids, text, strict=True))
-    tagged = [c for c, r in zip(cells, code, strict=True) if "parameters" in r.get("metadata", {}).get("tags", [])]
+    tagged = [
+        c for c, r in zip(cells, code, strict=True) if "parameters" in r.get("metadata", {}).get("tags", [])
+    ]
     if len(tagged) > 1:
-        raise NotebookError(f"{path} has {len(tagged)} cells tagged 'parameters'; papermill fills only one.", path=str(path))
-    headings = re.findall(r"^# (.+)$", "\n".join("".join(c["source"]) for c in raw if c["cell_type"] == "markdown"), flags=re.M)
+        raise NotebookError(
+            f"{path} has {len(tagged)} cells tagged 'parameters'; papermill fills only one.", path=str(path)
+        )
+    headings = re.findall(
+        r"^# (.+)$", "\n".join("".join(c["source"]) for c in raw if c["cell_type"] == "markdown"), flags=re.M
+    )
     front = _front_matter(raw, path)
     outputs, computed = _outputs(cells)
     return StepNotebook(
@@ -222,6 +247,10 @@ def apply_overrides(step: StepNotebook, given: dict[str, object]) -> dict[str, o
         )
     for name in given:
         if name not in step.parameters:
-            raise ParameterError(f"{step.path} has no parameter '{name}'.{did_you_mean(name, step.parameters)}", parameter=name)
+            raise ParameterError(
+                f"{step.path} has no parameter '{name}'.{did_you_mean(name, step.parameters)}", parameter=name
+            )
     values = {name: p.default for name, p in step.parameters.items()}
-    return values | {name: coerce(step.parameters[name], value, step.where(name)) for name, value in given.items()}
+    return values | {
+        name: coerce(step.parameters[name], value, step.where(name)) for name, value in given.items()
+    }

@@ -24,7 +24,9 @@ def _exporter():
 
 
 def _is_scrap(output) -> bool:
-    return bool(output.get("data")) and all(kind.startswith("application/scrapbook") for kind in output["data"])
+    return bool(output.get("data")) and all(
+        kind.startswith("application/scrapbook") for kind in output["data"]
+    )
 
 
 def notebook_html(notebook: Path) -> bytes:
@@ -45,14 +47,24 @@ _BASELINE = "baseline_"
 
 def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, float, float | None]]:
     "(name, value, baseline or None) of each metric that isn't itself a baseline."
-    return [(n, v, metrics.get(_BASELINE + n)) for n, v in metrics.items() if not (n.startswith(_BASELINE) and n[len(_BASELINE) :] in metrics)]
+    return [
+        (n, v, metrics.get(_BASELINE + n))
+        for n, v in metrics.items()
+        if not (n.startswith(_BASELINE) and n[len(_BASELINE) :] in metrics)
+    ]
 
 
 def number(value: float | None) -> str:
     "A number for people: four digits, thousands apart; empty for None."
     if value is None:
         return ""
-    return f"{value:,.0f}" if value == int(value) and abs(value) >= 10 else f"{value:,.4g}" if abs(value) >= 10 else f"{value:.4f}"
+    return (
+        f"{value:,.0f}"
+        if value == int(value) and abs(value) >= 10
+        else f"{value:,.4g}"
+        if abs(value) >= 10
+        else f"{value:.4f}"
+    )
 
 # %% ../../nbs/api/27_pipeline.report.ipynb #style
 STYLE = """
@@ -81,10 +93,12 @@ def page(title: str, body: str) -> bytes:
 
 def table_html(columns: list[str], rows: list[list], numeric: tuple[int, ...] = ()) -> str:
     "An HTML table; a cell that is `Markup` stays as it is, all other text is escaped."
-    cell = lambda v: v if isinstance(v, Markup) else html.escape(str(v))  # noqa: E731
-    kind = lambda i: ' class="n"' if i in numeric else ""  # noqa: E731
+    cell = lambda v: v if isinstance(v, Markup) else html.escape(str(v))
+    kind = lambda i: ' class="n"' if i in numeric else ""
     head = "".join(f"<th{kind(i)}>{html.escape(c)}</th>" for i, c in enumerate(columns))
-    lines = "".join("<tr>" + "".join(f"<td{kind(i)}>{cell(v)}</td>" for i, v in enumerate(r)) + "</tr>" for r in rows)
+    lines = "".join(
+        "<tr>" + "".join(f"<td{kind(i)}>{cell(v)}</td>" for i, v in enumerate(r)) + "</tr>" for r in rows
+    )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
@@ -95,11 +109,15 @@ class Markup(str):
 def image(png: bytes, caption: str) -> Markup:
     "A figure with its picture inside."
     text = html.escape(caption)
-    return Markup(f'<figure><img alt="{text}" src="data:image/png;base64,{base64.b64encode(png).decode()}"><figcaption>{text}</figcaption></figure>')
+    return Markup(
+        f'<figure><img alt="{text}" src="data:image/png;base64,{base64.b64encode(png).decode()}"><figcaption>{text}</figcaption></figure>'
+    )
 
 # %% ../../nbs/api/27_pipeline.report.ipynb #index
 def _state(state: str) -> Markup:
-    return Markup(f'<span class="state" style="background:{STATE_COLOURS.get(state, STATE_COLOURS[""])}">{html.escape(state)}</span>')
+    return Markup(
+        f'<span class="state" style="background:{STATE_COLOURS.get(state, STATE_COLOURS[""])}">{html.escape(state)}</span>'
+    )
 
 
 def _links(step: str, folder: Path) -> Markup:
@@ -109,12 +127,32 @@ def _links(step: str, folder: Path) -> Markup:
 
 def _sections(store: Store, record: Mapping, manifests: Mapping[str, dict]) -> list[str]:
     metrics = [(s, *row) for s, m in manifests.items() for row in metric_rows(m["metrics"])]
-    figures = [(f"{s}: {n}", o["ref"]) for s, m in manifests.items() for n, o in m["outputs"].items() if o["kind"] == "figure"]
-    pictures = [image(get(store, ref.removeprefix("store://").partition(".")[0]), caption) for caption, ref in figures]
-    outputs = [[s, n, o["kind"], o["about"], o["ref"][:32]] for s, m in manifests.items() for n, o in m["outputs"].items() if o["kind"] != "figure"]
+    figures = [
+        (f"{s}: {n}", o["ref"])
+        for s, m in manifests.items()
+        for n, o in m["outputs"].items()
+        if o["kind"] == "figure"
+    ]
+    pictures = [
+        image(get(store, ref.removeprefix("store://").partition(".")[0]), caption) for caption, ref in figures
+    ]
+    outputs = [
+        [s, n, o["kind"], o["about"], o["ref"][:32]]
+        for s, m in manifests.items()
+        for n, o in m["outputs"].items()
+        if o["kind"] != "figure"
+    ]
     parameters = [[s, n, str(v)] for s, m in manifests.items() for n, v in m["values"].items()]
     made = [
-        ("Metrics", table_html(["step", "metric", "value", "baseline"], [[s, n, number(v), number(b)] for s, n, v, b in metrics], (2, 3)), metrics),
+        (
+            "Metrics",
+            table_html(
+                ["step", "metric", "value", "baseline"],
+                [[s, n, number(v), number(b)] for s, n, v, b in metrics],
+                (2, 3),
+            ),
+            metrics,
+        ),
         ("Figures", f'<div class="grid">{"".join(pictures)}</div>', pictures),
         ("Outputs", table_html(["step", "name", "kind", "what", "reference"], outputs), outputs),
         ("Parameters", table_html(["step", "parameter", "value"], parameters), parameters),
@@ -131,10 +169,26 @@ def write_index(
 ) -> Path:  # the index page
     "Write the report's index."
     steps = record["steps"]
-    notes = {s: f"{info['state']}, {info['seconds']:.1f} s" if info["state"] == "done" else info["state"] for s, info in steps.items()}
-    about = [record["state"], record["started"], f"{record['seconds']:.1f} s", f"by {record['user']}", f"git {record['git'] or 'none'}"]
-    rows = [[s, _state(i["state"]), f"{i['seconds']:.1f}", ", ".join(i["why"]), _links(s, folder)] for s, i in steps.items()]
-    errors = "".join(f"<h2>What went wrong</h2><pre>{html.escape(i['error'])}</pre>" for i in steps.values() if i.get("error"))
+    notes = {
+        s: f"{info['state']}, {info['seconds']:.1f} s" if info["state"] == "done" else info["state"]
+        for s, info in steps.items()
+    }
+    about = [
+        record["state"],
+        record["started"],
+        f"{record['seconds']:.1f} s",
+        f"by {record['user']}",
+        f"git {record['git'] or 'none'}",
+    ]
+    rows = [
+        [s, _state(i["state"]), f"{i['seconds']:.1f}", ", ".join(i["why"]), _links(s, folder)]
+        for s, i in steps.items()
+    ]
+    errors = "".join(
+        f"<h2>What went wrong</h2><pre>{html.escape(i['error'])}</pre>"
+        for i in steps.values()
+        if i.get("error")
+    )
     title = f"{record['pipeline']} · {record['run']}"
     body = [
         f'<h1>{html.escape(title)}</h1><p class="soft">{html.escape(" · ".join(about))}</p>{errors}',

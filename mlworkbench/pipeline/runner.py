@@ -64,12 +64,16 @@ def parse_parameters(given: list[str], pipeline: Pipeline) -> dict[str, dict[str
         target, equals, value = text.partition("=")
         step, dot, name = target.partition(".")
         if not (equals and dot and name):
-            raise ParameterError(f"'{text}' must have the form STEP.NAME=VALUE, as in train.trials=50.", given=text)
+            raise ParameterError(
+                f"'{text}' must have the form STEP.NAME=VALUE, as in train.trials=50.", given=text
+            )
         found.setdefault(pipeline.check_step(step), {})[name] = value
     return found
 
 # %% ../../nbs/api/28_pipeline.runner.ipynb #values
-def _resolve(settings: Settings, step: StepNotebook, values: dict, outputs: Mapping[str, Mapping[str, Output]]) -> tuple[dict, dict]:
+def _resolve(
+    settings: Settings, step: StepNotebook, values: dict, outputs: Mapping[str, Mapping[str, Output]]
+) -> tuple[dict, dict]:
     "Values to inject, and what they stand for in the fingerprint. Raises `InputError` or `DataError`."
     injected, meaning = dict(values), dict(values)
     for name, parameter in step.parameters.items():
@@ -79,7 +83,10 @@ def _resolve(settings: Settings, step: StepNotebook, values: dict, outputs: Mapp
         if parameter.type == "Input":
             source, _, output = value.partition(".")
             if output not in outputs[source]:
-                raise InputError(f"{step.where(name)}: the step '{source}' saved no '{output}'. It saved: {', '.join(outputs[source])}.", input=value)
+                raise InputError(
+                    f"{step.where(name)}: the step '{source}' saved no '{output}'. It saved: {', '.join(outputs[source])}.",
+                    input=value,
+                )
             injected[name], meaning[name] = outputs[source][output].ref, outputs[source][output].identity
         elif parameter.type == "File":
             meaning[name] = digest_of_file(find_file(settings.root, value))
@@ -97,8 +104,14 @@ def _check_request(root: Path, pipeline: Pipeline, request: Request) -> dict[str
         step = pipeline.steps[pipeline.check_step(name)]
         for parameter in given:
             if parameter in step.parameters and step.parameters[parameter].type == "Input":
-                raise ParameterError(f"'{name}.{parameter}' is an input: it comes from the step it names and can't be set.", parameter=parameter)
-    values = {name: apply_overrides(step, dict(request.parameters.get(name, {}))) for name, step in pipeline.steps.items()}
+                raise ParameterError(
+                    f"'{name}.{parameter}' is an input: it comes from the step it names and can't be set.",
+                    parameter=parameter,
+                )
+    values = {
+        name: apply_overrides(step, dict(request.parameters.get(name, {})))
+        for name, step in pipeline.steps.items()
+    }
     for name, step in pipeline.steps.items():
         for parameter, declared in step.parameters.items():
             if declared.type == "File" and values[name][parameter] is not None:
@@ -176,8 +189,13 @@ class _Run:
     manifests: dict[str, dict] = field(default_factory=dict)
 
     def tell(self, step: str, state: str, **about) -> None:
-        self.record["steps"][step] |= {"state": state, **{k: v for k, v in about.items() if k in ("seconds", "why", "error", "fingerprint")}}
-        self.on_event(Event(step, state, **{k: v for k, v in about.items() if k in ("done", "total", "seconds", "why")}))
+        self.record["steps"][step] |= {
+            "state": state,
+            **{k: v for k, v in about.items() if k in ("seconds", "why", "error", "fingerprint")},
+        }
+        self.on_event(
+            Event(step, state, **{k: v for k, v in about.items() if k in ("done", "total", "seconds", "why")})
+        )
         write_record(self.store, "runs", f"{self.pipeline.name}/{self.record['run']}", self.record)
 
     def outputs(self) -> dict[str, dict[str, Output]]:
@@ -223,13 +241,21 @@ def run_pipeline(
         "steps": {s: {"state": "not run", "seconds": 0.0, "why": []} for s in _chosen(pipeline, request)},
     }
     put(store, b"")  # a store that can't be written is found before any kernel starts
-    tracker = start_tracking(settings, name, run_id, {"mlw.user": record["user"], "mlflow.source.git.commit": record["git"]})
+    tracker = start_tracking(
+        settings, name, run_id, {"mlw.user": record["user"], "mlflow.source.git.commit": record["git"]}
+    )
     record["mlflow_run"] = tracker.run
-    run = _Run(settings, store, pipeline, request, on_event, record, settings.reports / name / run_id, tracker)
+    run = _Run(
+        settings, store, pipeline, request, on_event, record, settings.reports / name / run_id, tracker
+    )
     try:
         for step in record["steps"]:
             _go(run, step, values[step])
-        record["state"] = "failed" if any(i["state"] != "done" and i["state"] != "cached" for i in record["steps"].values()) else "done"
+        record["state"] = (
+            "failed"
+            if any(i["state"] != "done" and i["state"] != "cached" for i in record["steps"].values())
+            else "done"
+        )
     except KeyboardInterrupt:
         run.kernels.kill()
         record["state"] = "interrupted"
@@ -259,7 +285,11 @@ def _go(run: _Run, step: str, values: dict) -> None:
             _reuse(run, step, manifest)
             return
         before = (read_record(run.store, "latest", f"{run.pipeline.name}/{step}") or {}).get("fingerprint")
-        why = changes((read_manifest(run.store, before) or {}).get("parts", {}) if before else {}, parts) if before else ["first run"]
+        why = (
+            changes((read_manifest(run.store, before) or {}).get("parts", {}) if before else {}, parts)
+            if before
+            else ["first run"]
+        )
         _compute(run, notebook, injected, parts, fingerprint, why or ["asked for"])
     except WorkbenchError as err:
         run.tell(step, "failed", error=str(err))
@@ -277,26 +307,37 @@ def _accept(run: _Run, step: str, manifest: dict) -> None:
     "Make the manifest this run's result of the step: for the next steps, for notebooks by hand, and in the report."
     run.manifests[step] = manifest
     outputs = manifest["outputs"]
-    remember(run.store, run.pipeline.name, step, outputs, run=manifest["run"], fingerprint=manifest["fingerprint"])
+    remember(
+        run.store, run.pipeline.name, step, outputs, run=manifest["run"], fingerprint=manifest["fingerprint"]
+    )
     stem = run.pipeline.steps[step].path.stem
     for part, ending in (("notebook", "ipynb"), ("html", "html")):
         write_file(run.folder / f"{stem}.{ending}", get(run.store, manifest[part]))
 
 # %% ../../nbs/api/28_pipeline.runner.ipynb #compute
-def _compute(run: _Run, notebook: StepNotebook, injected: dict, parts: dict, fingerprint: str, why: list[str]) -> None:
+def _compute(
+    run: _Run, notebook: StepNotebook, injected: dict, parts: dict, fingerprint: str, why: list[str]
+) -> None:
     "Run the step's notebook and publish its manifest. Raises `StepFailed`."
     step, began = notebook.name, time.monotonic()
     child = run.tracker.start_step(step, {"mlw.fingerprint": fingerprint})
     executed = run.folder / notebook.path.name
     run.tell(step, "running", why=tuple(why))
-    context = {"project": str(run.settings.root), "pipeline": run.pipeline.name, "step": step, "run": run.record["run"]}
+    context = {
+        "project": str(run.settings.root),
+        "pipeline": run.pipeline.name,
+        "step": step,
+        "run": run.record["run"],
+    }
     env = {
         "MLW_STEP": json.dumps({**context, "lineage": _lineage(run, step, injected, fingerprint)}),
         "MLW_PROJECT": str(run.settings.root),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(run.settings.root), os.environ.get("PYTHONPATH")])),
         **kernel_environment(run.settings, child),
     }
-    on_cell = lambda done, total: run.on_event(Event(step, "running", done, total, time.monotonic() - began, tuple(why)))  # noqa: E731
+    on_cell = lambda done, total: run.on_event(
+        Event(step, "running", done, total, time.monotonic() - began, tuple(why))
+    )
     state = "failed"
     try:
         _wait(run.kernels, lambda: run_notebook(notebook.path, executed, injected, env, run.kernels, on_cell))
@@ -313,7 +354,15 @@ def _compute(run: _Run, notebook: StepNotebook, injected: dict, parts: dict, fin
         run.tracker.finish_step(child, injected, manifest["metrics"] if state == "done" else {}, state)
     if state == "done":
         _accept(run, step, manifest)
-        run.tell(step, "done", seconds=manifest["seconds"], fingerprint=fingerprint, why=tuple(why), done=manifest["cells"], total=manifest["cells"])
+        run.tell(
+            step,
+            "done",
+            seconds=manifest["seconds"],
+            fingerprint=fingerprint,
+            why=tuple(why),
+            done=manifest["cells"],
+            total=manifest["cells"],
+        )
 
 
 def _wait(kernels: Kernels, work: Callable[[], None]) -> None:
@@ -329,7 +378,15 @@ def _wait(kernels: Kernels, work: Callable[[], None]) -> None:
             raise
 
 # %% ../../nbs/api/28_pipeline.runner.ipynb #manifest
-def _manifest(run: _Run, notebook: StepNotebook, executed: Path, injected: dict, parts: dict, fingerprint: str, seconds: float) -> dict:
+def _manifest(
+    run: _Run,
+    notebook: StepNotebook,
+    executed: Path,
+    injected: dict,
+    parts: dict,
+    fingerprint: str,
+    seconds: float,
+) -> dict:
     "What the finished step left."
     import warnings
 
@@ -346,7 +403,10 @@ def _manifest(run: _Run, notebook: StepNotebook, executed: Path, injected: dict,
         "pipeline": run.pipeline.name,
         "step": notebook.name,
         "run": run.record["run"],
-        "values": {k: v if isinstance(v, (int, float, str, bool, list, dict)) else str(v) for k, v in injected.items()},
+        "values": {
+            k: v if isinstance(v, (int, float, str, bool, list, dict)) else str(v)
+            for k, v in injected.items()
+        },
         "outputs": outputs,
         "metrics": {n: float(v) for n, v in data.items() if n not in outputs},
         "notebook": put(run.store, executed.read_bytes()),
@@ -361,7 +421,16 @@ def _manifest(run: _Run, notebook: StepNotebook, executed: Path, injected: dict,
 def _lineage(run: _Run, step: str, injected: dict, fingerprint: str) -> dict:
     "Where a result of the step comes from: commit, fingerprints and table versions of everything upstream."
     upstream = {s: run.manifests[s] for s in sorted(run.pipeline.upstream(step))}
-    tables = [o["about"] for m in upstream.values() for o in m["outputs"].values() if o["kind"] == "version" and o["ref"].startswith("table:")]
-    tables += [injected[n] for n, p in run.pipeline.steps[step].parameters.items() if p.type == "Table" and injected[n]]
+    tables = [
+        o["about"]
+        for m in upstream.values()
+        for o in m["outputs"].values()
+        if o["kind"] == "version" and o["ref"].startswith("table:")
+    ]
+    tables += [
+        injected[n]
+        for n, p in run.pipeline.steps[step].parameters.items()
+        if p.type == "Table" and injected[n]
+    ]
     steps = {s: m["fingerprint"] for s, m in upstream.items()} | {step: fingerprint}
     return {"git": run.record["git"], "steps": steps, "tables": dict(sorted(t.split("@") for t in tables))}

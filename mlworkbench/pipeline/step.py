@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..core.errors import DataError, InputError, ProjectNotFound, did_you_mean
+from ..core.errors import DataError, InputError, did_you_mean
 from ..core.settings import Settings, find_project, read_settings
 from ..core.store import Store, list_records, read_record, write_record
 from ..data.tables import read_table, write_table
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # %% ../../nbs/api/22_pipeline.step.ipynb #kinds
 class Input(str):
-    "Annotates a parameter that names an upstream output, as `\"features.train\"`."
+    'Annotates a parameter that names an upstream output, as `"features.train"`.'
 
 
 class File(str):
@@ -36,7 +36,7 @@ class File(str):
 
 
 class Table(str):
-    "Annotates a parameter that names a table, as `\"flights\"` or `\"flights@12\"`."
+    'Annotates a parameter that names a table, as `"flights"` or `"flights@12"`.'
 
 # %% ../../nbs/api/22_pipeline.step.ipynb #context
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class Context:
     pipeline: str | None = None
     step: str | None = None
     run: str | None = None
-    lineage: dict = field(default_factory=dict)  # git commit, fingerprints and table versions of all that came before
+    lineage: dict = field(
+        default_factory=dict
+    )  # git commit, fingerprints and table versions of all that came before
 
     @functools.cached_property
     def store(self) -> Store:
@@ -60,7 +62,12 @@ class Context:
 
 def context() -> Context:
     "This kernel's context, worked out anew only when the environment changes."
-    return _context(os.environ.get("MLW_STEP"), os.environ.get("JPY_SESSION_NAME"), os.environ.get("MLW_PROJECT"), os.getcwd())
+    return _context(
+        os.environ.get("MLW_STEP"),
+        os.environ.get("JPY_SESSION_NAME"),
+        os.environ.get("MLW_PROJECT"),
+        os.getcwd(),
+    )
 
 
 @functools.lru_cache(maxsize=8)
@@ -70,7 +77,13 @@ def _context(told: str | None, session: str | None, project: str | None, cwd: st
         return Context(read_settings(facts.pop("project")), **facts)
     settings = read_settings(find_project())
     notebook = Path(session) if session else None
-    folder = notebook.parent.name if notebook else Path(cwd).name if Path(cwd).parent == settings.pipelines else None
+    folder = (
+        notebook.parent.name
+        if notebook
+        else Path(cwd).name
+        if Path(cwd).parent == settings.pipelines
+        else None
+    )
     return Context(settings, folder, step_name(notebook) if notebook else None)
 
 # %% ../../nbs/api/22_pipeline.step.ipynb #latest
@@ -113,7 +126,9 @@ def find_file(root: Path, file: str) -> Path:
         package, _, inside = file.removeprefix("package://").partition("/")
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise DataError(f"{file}: the package '{package}' is not installed; try `pip install {package}`.", file=file)
+            raise DataError(
+                f"{file}: the package '{package}' is not installed; try `pip install {package}`.", file=file
+            )
         found = Path(spec.submodule_search_locations[0]) / inside
     else:
         found = root / file
@@ -139,7 +154,10 @@ def _glue(name: str, call: str, value) -> None:
     if not isinstance(name, str) or not name.isidentifier():
         raise DataError(f"{call}({name!r}, …): a name has letters, digits and _ only.", name=name)
     if _glued.setdefault((context().step, name), call) != call:
-        raise DataError(f"{call}('{name}', …): the name is taken by {_glued[context().step, name]}('{name}', …).", name=name)
+        raise DataError(
+            f"{call}('{name}', …): the name is taken by {_glued[context().step, name]}('{name}', …).",
+            name=name,
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scrapbook.glue(name, value)

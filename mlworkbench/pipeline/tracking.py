@@ -38,7 +38,9 @@ def mlflow_client(settings: Settings) -> "MlflowClient":
         client.search_experiments(max_results=1)
         return client
     except Exception as err:  # MLflow and SQLAlchemy raise many types
-        raise SettingsError(f"MLflow at {uri} can't be used: {err}. See settings.ini, section [tracking], key 'uri'.", uri=uri) from err
+        raise SettingsError(
+            f"MLflow at {uri} can't be used: {err}. See settings.ini, section [tracking], key 'uri'.", uri=uri
+        ) from err
 
 
 def kernel_environment(settings: Settings, mlflow_run: str) -> dict[str, str]:
@@ -76,7 +78,9 @@ class Tracker:
     def finish(self, state: str) -> None:
         "Close the run."
         self.client.set_tag(self.run, "mlw.state", state)
-        self.client.set_terminated(self.run, {"failed": "FAILED", "interrupted": "KILLED"}.get(state, "FINISHED"))
+        self.client.set_terminated(
+            self.run, {"failed": "FAILED", "interrupted": "KILLED"}.get(state, "FINISHED")
+        )
 
 # %% ../../nbs/api/26_pipeline.tracking.ipynb #start
 def experiment_id(client: "MlflowClient", settings: Settings, name: str) -> str:
@@ -87,7 +91,10 @@ def experiment_id(client: "MlflowClient", settings: Settings, name: str) -> str:
         location = artifacts if "://" in artifacts else f"file://{artifacts}"
         return client.create_experiment(name, artifact_location=f"{location}/{name}")
     if experiment.lifecycle_stage == "deleted":
-        raise WorkbenchError(f"MLflow's experiment '{name}' is deleted. Restore it, or rename the pipeline's folder.", experiment=name)
+        raise WorkbenchError(
+            f"MLflow's experiment '{name}' is deleted. Restore it, or rename the pipeline's folder.",
+            experiment=name,
+        )
     return experiment.experiment_id
 
 
@@ -95,7 +102,9 @@ def start_tracking(settings: Settings, pipeline: str, run: str, tags: Mapping[st
     "A new MLflow run named `run` in the experiment named after the pipeline."
     client = mlflow_client(settings)
     identity = experiment_id(client, settings, pipeline)
-    parent = client.create_run(identity, run_name=run, tags={"mlw.pipeline": pipeline, "mlw.run": run, **tags})
+    parent = client.create_run(
+        identity, run_name=run, tags={"mlw.pipeline": pipeline, "mlw.run": run, **tags}
+    )
     return Tracker(client, identity, parent.info.run_id)
 
 # %% ../../nbs/api/26_pipeline.tracking.ipynb #versions

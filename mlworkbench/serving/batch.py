@@ -62,19 +62,34 @@ def score_month(
 ) -> Scored:
     "Score the month's rows of the model's feature table. Raises `ModelNotFound`, `TableNotFound` or `DataError`."
     predictor = open_predictor(settings, model, which)
-    spec, version, root = predictor.loaded.spec, predictor.loaded.version.version, settings.resolve(settings.tables.url)
+    spec, version, root = (
+        predictor.loaded.spec,
+        predictor.loaded.version.version,
+        settings.resolve(settings.tables.url),
+    )
     where = month_condition(spec.time, month)
     total = int(read_table(root, spec.features, columns=[spec.key], where=where).shape[0])
     if total == 0:
         times = read_table(root, spec.features, columns=[spec.time])[spec.time]
         raise DataError(
-            f"The table '{spec.features}' has no rows in {month}; it covers {times.min():%Y-%m} to {times.max():%Y-%m}.", month=month, table=spec.features
+            f"The table '{spec.features}' has no rows in {month}; it covers {times.min():%Y-%m} to {times.max():%Y-%m}.",
+            month=month,
+            table=spec.features,
         )
     sums: list[float] = []
-    batches = _score(predictor, scan_table(root, spec.features, where=where), month, batch_size, lambda done: on_batch(done, total), sums)
+    batches = _score(
+        predictor,
+        scan_table(root, spec.features, where=where),
+        month,
+        batch_size,
+        lambda done: on_batch(done, total),
+        sums,
+    )
     first = next(batches)
     reader = pa.RecordBatchReader.from_batches(first.schema, _chain(first, batches))
-    table = write_table(root, predictions_table(model), reader, where=f"month = '{month}' AND model_version = {version}")
+    table = write_table(
+        root, predictions_table(model), reader, where=f"month = '{month}' AND model_version = {version}"
+    )
     return Scored(table, model, version, month, total, sum(sums) / total)
 
 
@@ -84,7 +99,12 @@ def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa
 
 # %% ../../nbs/api/54_serving.batch.ipynb #score-batches
 def _score(
-    predictor: Predictor, rows: pa.RecordBatchReader, month: str, batch_size: int, tell: Callable[[int], None], sums: list[float]
+    predictor: Predictor,
+    rows: pa.RecordBatchReader,
+    month: str,
+    batch_size: int,
+    tell: Callable[[int], None],
+    sums: list[float],
 ) -> Iterator[pa.RecordBatch]:
     "Batches of the predictions table."
     spec, version, now = predictor.loaded.spec, predictor.loaded.version.version, datetime.now(UTC)
@@ -95,10 +115,14 @@ def _score(
             part = batch.slice(start, batch_size).select(keep)
             probability = predictor(part.to_pandas())
             sums.append(float(probability.sum()))
-            table = pa.Table.from_batches([part]).append_column("probability", pa.array(probability, pa.float64()))
+            table = pa.Table.from_batches([part]).append_column(
+                "probability", pa.array(probability, pa.float64())
+            )
             table = table.append_column("month", pa.array([month] * len(table), pa.string()))
             table = table.append_column("model_version", pa.array([version] * len(table), pa.int64()))
-            table = table.append_column("scored_at", pa.array([now] * len(table), pa.timestamp("us", tz="UTC")))
+            table = table.append_column(
+                "scored_at", pa.array([now] * len(table), pa.timestamp("us", tz="UTC"))
+            )
             done += part.num_rows
             tell(done)
             yield from table.combine_chunks().to_batches()

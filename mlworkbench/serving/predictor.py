@@ -31,7 +31,10 @@ class Predictor:
         for column in columns:
             if column not in rows.columns:
                 version = self.loaded.version
-                raise DataError(f"Model {version.name} {version.version} needs the column '{column}'.{did_you_mean(column, rows.columns)}", column=column)
+                raise DataError(
+                    f"Model {version.name} {version.version} needs the column '{column}'.{did_you_mean(column, rows.columns)}",
+                    column=column,
+                )
         return self.loaded.model.predict_proba(rows[columns])[:, 1] if len(rows) else np.empty(0)
 
 
