@@ -8,6 +8,7 @@ from mlworkbench.pipeline.tracking import (
     SettingsError,
     kernel_environment,
     mlflow_client,
+    os,
     start_tracking,
 )
 

@@ -8,6 +8,7 @@ __all__ = ['tracking_uri', 'mlflow_client', 'kernel_environment', 'Tracker', 'ex
 
 # %% ../../nbs/api/26_pipeline.tracking.ipynb #imports
 import logging
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ def mlflow_client(settings: Settings) -> "MlflowClient":
     "Client of the project's MLflow. Raises `SettingsError` if it can't be reached."
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry", "mlflow.tracking"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
     uri = tracking_uri(settings)
