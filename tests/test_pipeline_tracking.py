@@ -8,11 +8,11 @@ from mlworkbench.pipeline.tracking import (
     SettingsError,
     kernel_environment,
     mlflow_client,
-    os,
     start_tracking,
 )
 
 # %% ../nbs/api/26_pipeline.tracking.ipynb #test-tracking
+import os
 import subprocess
 import sys
 
@@ -38,8 +38,6 @@ def test_a_run_has_a_child_a_step_with_its_parameters_and_metrics(project):
 
 
 def test_plain_mlflow_calls_of_another_process_join_the_step(project):
-    import os
-
     tracker = start_tracking(project, "p", "r1", {})
     child = tracker.start_step("train", {})
     code = "import mlflow; mlflow.log_metric('own', 2.0)"
