@@ -75,7 +75,7 @@ def test_a_click_on_approve_decides_and_needs_a_reason(project):
     text = " ".join(texts(page))
     assert (
         "Nothing waits" in text
-        and "was approved by" in text
+        and "is champion now" in text
         and "better &lt;than&gt; nothing" in text
         and "is whole" in text
     )

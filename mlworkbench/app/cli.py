@@ -206,8 +206,7 @@ def _decide(action: str, model: str, reason: str, version: int | None) -> None:
     from mlworkbench.governance import approvals
 
     row = getattr(approvals, action)(_settings(), model, reason, version)
-    outcome = "is champion now" if action == "approve" else "was turned down; the champion stays"
-    click.echo(f"{model} version {row.version} {outcome}. Audit row {row.id}, by {row.actor}.")
+    click.echo(approvals.outcome(row))
 
 # %% ../../nbs/api/70_app.cli.ipynb #use
 @main.command(
@@ -267,8 +266,10 @@ def monitor(model, months, which, as_of) -> None:
 # %% ../../nbs/api/70_app.cli.ipynb #open
 def _environment(settings) -> dict[str, str]:
     "The environment for kernels of the project."
+    from mlworkbench.pipeline.tracking import QUIET
+
     python_path = os.pathsep.join(filter(None, [str(settings.root), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "MLW_PROJECT": str(settings.root), "PYTHONPATH": python_path}
+    return {**QUIET, **os.environ, "MLW_PROJECT": str(settings.root), "PYTHONPATH": python_path}
 
 
 def _serve(arguments: list[str], environment: dict[str, str]) -> None:
@@ -288,6 +289,8 @@ def lab(port, no_browser) -> None:
         f"--ServerApp.root_dir={settings.root}",
         *["--no-browser"] * no_browser,
     ]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container; Jupyter would refuse
+        options.append("--ServerApp.allow_root=True")
     _serve(["jupyterlab", *options], _environment(settings))
 
 

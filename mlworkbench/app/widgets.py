@@ -18,7 +18,7 @@ import pandas as pd
 
 from ..core.errors import TableNotFound, WorkbenchError
 from ..core.settings import Settings, read_settings
-from ..governance.approvals import Waiting, approve, champions, reject, waiting
+from ..governance.approvals import Waiting, approve, champions, outcome, reject, waiting
 from ..governance.audit import AuditRow, read_audit, verify
 from ..models.registry import ModelVersion, model_names
 from mlworkbench.monitoring.months import (
@@ -139,10 +139,7 @@ def _decision(settings: Settings, found: Waiting, refresh: Callable[[str], None]
         for b in buttons:
             b.disabled = True
         try:
-            row = action(settings, new.name, reason.value, version=new.version)
-            refresh(
-                f"{new.name} version {row.version} was {row.action}d by {row.actor}. It is row {row.id} of the audit log."
-            )
+            refresh(outcome(action(settings, new.name, reason.value, version=new.version)))
         except WorkbenchError as err:
             said.value = note(str(err), "bad")
             for b in buttons:

@@ -41,7 +41,13 @@ class Store:
     "Content-addressed store at `url`: a folder, or any URL that fsspec opens (`s3://bucket/prefix`, `memory://x`)."
 
     def __init__(self, url: str | Path):
-        self.fs, self.root = fsspec.core.url_to_fs(str(url))
+        try:
+            self.fs, self.root = fsspec.core.url_to_fs(str(url))
+        except (ValueError, ImportError) as err:
+            raise StoreError(
+                f"The store {url} can't be opened: {err}. See settings.ini, section [store], key 'url'.",
+                url=str(url),
+            ) from err
         self.url, self.local = str(url), "file" in ((p,) if isinstance(p := self.fs.protocol, str) else p)
 
     def __repr__(self) -> str:

@@ -19,7 +19,7 @@ from ..core.errors import ModelNotFound, did_you_mean
 from ..core.settings import Settings
 from ..pipeline.formats import SAFE_TYPES
 from ..pipeline.step import context
-from ..pipeline.tracking import experiment_id, mlflow_client, tracking_uri
+from ..pipeline.tracking import experiment_id, mlflow_client, use_mlflow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,13 +70,10 @@ def register_model(
     predictions: dict,  # profile of the column `probability` on the hold-out
 ) -> ModelVersion:
     "New version of `name`, with the alias `challenger`."
-    import mlflow
+    ctx = context()
+    client, mlflow = mlflow_client(ctx.settings), use_mlflow(ctx.settings)
     from mlflow.models import infer_signature
 
-    ctx = context()
-    client = mlflow_client(ctx.settings)
-    mlflow.set_tracking_uri(tracking_uri(ctx.settings))
-    mlflow.set_registry_uri(tracking_uri(ctx.settings))
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     own_run = not (mlflow.active_run() or os.environ.get("MLFLOW_RUN_ID"))
     if own_run:
@@ -201,10 +198,7 @@ class LoadedModel:
 
 def load_version(settings: Settings, version: ModelVersion) -> LoadedModel:
     "The registered model with its specification and profiles."
-    import mlflow
-
-    mlflow.set_tracking_uri(tracking_uri(settings))
-    mlflow.set_registry_uri(tracking_uri(settings))
+    mlflow = use_mlflow(settings)
     folder = Path(mlflow.artifacts.download_artifacts(version.uri))
     part = lambda name: json.loads((folder / "extra_files" / f"{name}.json").read_text())
     return LoadedModel(

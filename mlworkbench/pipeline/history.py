@@ -102,10 +102,10 @@ def diff_runs(store: Store, a: Mapping, b: Mapping) -> dict:
 
 # %% ../../nbs/api/29_pipeline.history.ipynb #collect
 def _alive(manifest: Mapping) -> set[str]:
+    "Digests that a manifest, or the record of a step's newest outputs, points at."
     refs = [o["ref"] for o in manifest["outputs"].values()]
-    return {manifest["notebook"], manifest["html"]} | {
-        r.removeprefix("store://").partition(".")[0] for r in refs if r.startswith("store://")
-    }
+    pages = {manifest[part] for part in ("notebook", "html") if part in manifest}
+    return pages | {r.removeprefix("store://").partition(".")[0] for r in refs if r.startswith("store://")}
 
 
 def collect_garbage(
@@ -123,7 +123,7 @@ def collect_garbage(
     fingerprints = {i.get("fingerprint") for r in kept for i in r["steps"].values()} | {
         r.get("fingerprint") for r in latest
     }
-    live = set().union(*(_alive({"notebook": "", "html": "", **r}) for r in latest)) if latest else set()
+    live = set().union(*map(_alive, latest))
     for name in list_records(store, "manifests"):
         manifest = read_record(store, "manifests", name)
         if manifest and manifest["fingerprint"] in fingerprints:

@@ -61,6 +61,7 @@ def score_month(
     on_batch: Callable[[int, int], None] = lambda done, total: None,  # rows done, and all
 ) -> Scored:
     "Score the month's rows of the model's feature table. Raises `ModelNotFound`, `TableNotFound` or `DataError`."
+    month_bounds(month)  # a mistyped month is told before a model is loaded
     predictor = open_predictor(settings, model, which)
     spec, version, root = (
         predictor.loaded.spec,

@@ -1,0 +1,55 @@
+"""Small projects for tests, and the command line in them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import psutil
+
+ROOT = Path(__file__).parent.parent
+MLW = str(Path(sys.executable).with_name("mlw"))
+
+
+def mlw(project: Path, *arguments: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess:
+    "Run `mlw` in `project` and wait for it."
+    return subprocess.run(
+        [MLW, *arguments],
+        cwd=project,
+        env={**os.environ, "COLUMNS": "160", **env},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def write_step(
+    project: Path, name: str, *cells: str, parameters: str | None = "", pipeline: str = "p"
+) -> Path:
+    "A step notebook of plain code cells; `parameters=None` leaves the tagged cell out."
+    nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    if parameters is not None:
+        head = "from mlworkbench import File, Input, Table, figure, load, metric, path, save\n"
+        tagged = nbformat.v4.new_code_cell(
+            head + parameters, id="parameters", metadata={"tags": ["parameters"]}
+        )
+        nb.cells.append(tagged)
+    nb.cells += [nbformat.v4.new_code_cell(source, id=f"cell-{i}") for i, source in enumerate(cells, 1)]
+    path = project / "nbs" / "pipelines" / pipeline / f"{name}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, path)
+    return path
+
+
+def processes_of(project: Path) -> list[psutil.Process]:
+    "Living processes that were started for `project`."
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get("MLW_PROJECT") == str(project)
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
