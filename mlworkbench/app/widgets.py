@@ -31,16 +31,17 @@ from mlworkbench.monitoring.months import (
     rates_figure,
     timeline_figure,
 )
-from ..pipeline.report import STYLE, Markup, image, number, table_html
+from ..pipeline.report import LIGHT, STYLE, Markup, image, number, table_html
 
 # %% ../../nbs/api/72_app.widgets.ipynb #look
-PAGE_STYLE = f"""<style>{STYLE}
+PAGE_STYLE = f"""<style>{LIGHT}{STYLE}
 body {{ max-width: none; padding: 0; }} .jp-Notebook, .voila-body, #rendered_cells {{ max-width: 1080px; margin: 0 auto; }}
 .mlw-card {{ border: 1px solid var(--line); border-radius: 10px; background: var(--panel); padding: 16px 20px; margin: 0 0 16px; color: var(--ink); }}
 .mlw-card h2 {{ margin: 0 0 4px; }} .widget-html-content {{ line-height: 1.5; font-size: 15px; color: var(--ink); }}
 .mlw-note {{ border-left: 4px solid var(--accent); padding: 8px 14px; background: var(--panel); }} .mlw-note.bad {{ border-color: var(--bad); }}
 .mlw-note.good {{ border-color: var(--good); }} .widget-textarea textarea {{ font: inherit; }} .mlw-chip {{ color: #fff; border-radius: 10px; padding: 1px 10px; font-size: 13px; }}
-.jupyter-widgets.widget-button {{ border-radius: 6px; }} .mlw-months td {{ padding: 5px 10px 5px 0; }}
+.jupyter-widgets.widget-button {{ border-radius: 6px; }} .mlw-months td {{ padding: 5px 10px 5px 0; }} .mlw-months td:first-child {{ white-space: nowrap; }}
+.widget-html, .widget-html-content, .widget-html-content > * {{ min-width: 0; max-width: 100%; }} .widget-html-content {{ overflow-x: auto; }}
 </style>"""
 
 

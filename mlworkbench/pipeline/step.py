@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..core.errors import DataError, InputError, did_you_mean
 from ..core.settings import Settings, find_project, read_settings
-from ..core.store import Store, list_records, read_record, write_record
+from ..core.store import Store, get, list_records, read_record, write_record
 from ..data.tables import read_table, write_table
 from .formats import Output, read_value, write_value
 from .notebook import step_name
@@ -198,10 +198,10 @@ def metric(name: str, value: float) -> float:
 
 def figure(name: str, fig) -> None:
     "Show a matplotlib figure and keep it as a PNG for the report."
-    from IPython.display import display
+    from IPython.display import Image, display
 
-    _keep(name, "figure", fig)
-    display(fig)
+    digest = _keep(name, "figure", fig).ref.removeprefix("store://").partition(".")[0]
+    display(Image(get(context().store, digest), alt=name))
     if "matplotlib.pyplot" in __import__("sys").modules:
         import matplotlib.pyplot as plt
 
