@@ -2,7 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ENV := $(BIN)/.installed
-# Jupyter's and MLflow's own temporary files stay out of the home folder of whoever tries this.
 .DEFAULT_GOAL := help
 
 help:  ## this list
