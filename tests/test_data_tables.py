@@ -58,6 +58,16 @@ def test_a_part_can_be_written_before_the_table_exists(root):
     assert write_table(root, "t", pd.DataFrame({"m": ["2"], "x": [3]}), where="m = '2'").version == 0
 
 
+def test_rows_come_in_one_order(root):
+    for part in range(4):
+        write_table(root, "t", pd.DataFrame({"x": part * 100_000 + np.arange(100_000)}), append=True)
+    first = read_table(root, "t").x.to_numpy()
+    assert (np.diff(first) != 1).sum() == 3  # each file in one piece
+    for _ in range(10):
+        assert np.array_equal(read_table(root, "t").x, first)
+        assert np.array_equal(read_table(root, "t", where="x % 2 = 0").x, first[first % 2 == 0])
+
+
 @pytest.mark.parametrize(
     "reference, said",
     [

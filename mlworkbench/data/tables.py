@@ -154,7 +154,7 @@ def read_table(
     columns: Iterable[str] | None = None,  # all columns if not given
     where: str | None = None,  # SQL condition on the rows
 ) -> "pd.DataFrame":
-    "Rows of the table at the version that `reference` names."
+    "Rows of the table at the version that `reference` names, for one version always in the same order."
     return _scan(root, reference, columns, where).read_all().to_pandas()
 
 
@@ -171,11 +171,10 @@ def _scan(
                 f"Table '{reference}' has no column '{column}'.{did_you_mean(column, known)}", column=column
             )
     selected = ", ".join(f'"{c}"' for c in (list(columns) if columns else known))
-    query = (
-        QueryBuilder()
-        .register("t", table)
-        .execute(f"SELECT {selected} FROM t" + (f" WHERE {where}" if where else ""))
-    )
+    builder = QueryBuilder().register("t", table)
+    one = builder.execute("SET datafusion.execution.target_partitions = 1")  # or rows come as threads finish
+    pa.RecordBatchReader.from_stream(one).read_all()
+    query = builder.execute(f"SELECT {selected} FROM t" + (f" WHERE {where}" if where else ""))
     return pa.RecordBatchReader.from_stream(query)
 
 
