@@ -1,8 +1,11 @@
 """What every test may use: a clean environment, an empty project, and processes that end with the test."""
 
+import atexit
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,23 @@ from projects import processes_of
 
 for name in [n for n in os.environ if n.startswith(("MLW_", "JPY_", "MLFLOW_"))]:
     del os.environ[name]
+
+# Fork servers of the tests keep apart from the user's own, and import little: each test's project has its own.
+os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="mlw-test-")
+atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)
+os.environ["MLW_KERNELS_PRELOAD"] = "numpy"
+
+
+@pytest.fixture(autouse=True)
+def _no_server_is_left() -> Iterator[None]:
+    yield
+    for path in Path(os.environ["XDG_RUNTIME_DIR"]).glob("*/*.sock"):
+        from mlworkbench.pipeline.kernels import _ask
+
+        about = _ask(path, "status")
+        if about:
+            os.killpg(about["pid"], signal.SIGKILL)
+        path.unlink(missing_ok=True)
 
 
 @pytest.fixture

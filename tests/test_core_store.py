@@ -21,6 +21,7 @@ from mlworkbench.core.store import (
     put_path,
     read_record,
     remove_record,
+    verify,
     write_record,
 )
 
@@ -52,7 +53,7 @@ def test_a_truncated_blob_is_noticed_removed_and_named(store):
     store.fs.pipe_file(store.blob_path(d), b"01234")
     with pytest.raises(ArtifactDamaged) as e:
         get(store, d)
-    assert e.value.fields["digest"] == d and not store.has(d)
+    assert e.value.fields["digest"] == d and not verify(store, d)
 
 
 def test_a_missing_blob_is_named(store):
@@ -94,8 +95,8 @@ def test_collect_keeps_the_living_their_contents_and_the_young(store, tmp_path):
     (source / "a").write_text("a")
     tree, dead = put_path(store, source), put(store, b"dead")
     assert collect(store, [tree], min_age=3600) == (0, 0)
-    assert collect(store, [tree], min_age=0, dry_run=True) == (1, 4) and store.has(dead)
-    assert collect(store, [tree], min_age=0) == (1, 4) and not store.has(dead)
+    assert collect(store, [tree], min_age=0, dry_run=True) == (1, 4) and verify(store, dead)
+    assert collect(store, [tree], min_age=0) == (1, 4) and not verify(store, dead)
     assert (fetch_folder(store, tree, tmp_path / "out") / "a").read_text() == "a"
 
 
@@ -104,7 +105,7 @@ def test_a_killed_writer_leaves_only_what_collect_removes(tmp_path):
     d = put(store, b"x")
     (tmp_path / "blobs" / "ab").mkdir(exist_ok=True)
     (tmp_path / "blobs" / "ab" / "abc.123.tmp").write_bytes(b"half")
-    assert collect(store, [d], min_age=0)[0] == 1 and store.has(d)
+    assert collect(store, [d], min_age=0)[0] == 1 and verify(store, d)
 
 
 def test_digest_of_file_equals_digest_of_its_bytes(tmp_path):

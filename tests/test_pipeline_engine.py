@@ -4,90 +4,26 @@
 
 # %% auto #0
 from mlworkbench.pipeline.engine import (
-    Kernels,
-    Path,
-    StepFailed,
-    os,
-    run_notebook,
-    threading,
+    kernel_name,
+    runs_here,
 )
 
 # %% ../nbs/api/25_pipeline.engine.ipynb #test-engine
 import json
-import time
+import sys
 
 import pytest
 
 
-def write(path, *sources):
-    cells = [
-        {
-            "cell_type": "code",
-            "id": f"c{i}",
-            "metadata": {},
-            "source": s,
-            "outputs": [],
-            "execution_count": None,
-        }
-        for i, s in enumerate(sources)
-    ]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    path.write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
-    return path
+def test_a_notebook_that_names_no_kernel_gets_ours():
+    assert kernel_name({}) == "python3" and kernel_name({"metadata": {"kernelspec": {"name": "ir"}}}) == "ir"
 
 
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    state = (
-        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        if Path(f"/proc/{pid}/stat").exists()
-        else "R"
-    )
-    return state != "Z"
-
-
-def test_environment_and_folder_are_the_kernels_own(tmp_path, monkeypatch):
-    before = os.getcwd()
-    code = "import os, pathlib; pathlib.Path('seen').write_text(os.environ['COLOUR'])"
-    run_notebook(
-        write(tmp_path / "01_a.ipynb", code), tmp_path / "out" / "a.ipynb", {}, {"COLOUR": "blue"}, Kernels()
-    )
-    assert (tmp_path / "seen").read_text() == "blue" and os.getcwd() == before and "COLOUR" not in os.environ
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.ipynb"]
-
-
-def test_a_kernel_that_is_killed_is_said_and_its_notebook_kept(tmp_path):
-    nb = write(
-        tmp_path / "01_a.ipynb", "print('so far')", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    with pytest.raises(StepFailed, match="Step 'a' could not be run to its end"):
-        run_notebook(nb, tmp_path / "out.ipynb", {}, {}, Kernels())
-    assert "so far" in (tmp_path / "out.ipynb").read_text()
-
-
-def test_kill_ends_kernels_and_their_children_and_no_new_one_starts(tmp_path):
-    kernels, failed = Kernels(), []
-    code = "import subprocess, pathlib, os\np = subprocess.Popen(['sleep', '600'])\npathlib.Path('pids').write_text(f'{os.getpid()} {p.pid}')\np.wait()"
-    nb = write(tmp_path / "01_a.ipynb", code)
-
-    def work():
-        try:
-            run_notebook(nb, tmp_path / "out.ipynb", {}, {}, kernels)
-        except StepFailed as err:
-            failed.append(err)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "pids").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.1)
-    pids = [int(p) for p in (tmp_path / "pids").read_text().split()]
-    kernels.kill()
-    thread.join(60)
-    assert failed and not any(alive(p) for p in pids) and not kernels.alive
-    with pytest.raises(StepFailed, match="interrupted"):
-        run_notebook(nb, tmp_path / "out.ipynb", {}, {}, kernels)
+@pytest.mark.parametrize("python, here", [(sys.executable, True), ("/usr/bin/other", False)])
+def test_only_this_pythons_kernels_run_here(tmp_path, monkeypatch, python, here):
+    spec = tmp_path / "kernels" / "own"
+    spec.mkdir(parents=True)
+    argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Own", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    assert runs_here("own") is here and runs_here("python3")

@@ -7,6 +7,7 @@ from mlworkbench.pipeline.notebook import (
     NotebookError,
     Parameter,
     ParameterError,
+    StepOptions,
     apply_overrides,
     coerce,
     json,
@@ -84,9 +85,37 @@ def test_magics_and_other_languages_do_not_stop_reading(tmp_path):
 
 def test_front_matter_and_title(tmp_path):
     step = read_step(write(tmp_path, "x = 1", front="title: Train\nstep: {retries: 1}"))
-    assert (step.title, step.options) == ("Train", {"retries": 1})
+    assert (step.title, step.options) == ("Train", StepOptions(retries=1))
     with pytest.raises(NotebookError, match="no YAML"):
         read_step(write(tmp_path, "x = 1", front="a: [", name="02_b.ipynb"))
+
+
+def test_options_are_read(tmp_path):
+    front = "step: {timeout: 30m, resources: {gpu: 1}, cache: false, foreach: {x: ingest.parts}}"
+    options = read_step(write(tmp_path, "#p\nx: str = 'a'", front=front)).options
+    assert (options.timeout, options.cache, options.foreach) == (1800.0, False, ("x", "ingest.parts"))
+    assert options.resources == {"cpu": 1.0, "gpu": 1.0}
+
+
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ("retry: 2", "no option 'retry'. Did you mean 'retries'"),
+        ("retries: -1", "-1 is not a whole number"),
+        ("retries: yes", "True is not a whole number"),
+        ("timeout: soon", "'soon' is no duration; write 90s, 30m or 2h"),
+        ("timeout: 0", "is no duration"),
+        ("cache: 0", "0 is not true or false"),
+        ("resources: [gpu]", "is not name: amount pairs"),
+        ("resources: {gpu: none}", "an amount is a positive number"),
+        ("foreach: ingest.parts", "write {PARAMETER: step.output}"),
+        ("foreach: {y: [1]}", "there is no parameter 'y'. Known: x"),
+    ],
+)
+def test_a_wrong_option_is_explained(tmp_path, option, words):
+    with pytest.raises(NotebookError) as e:
+        read_step(write(tmp_path, "#p\nx = 1", front=f"step: {{{option}}}"))
+    assert words in str(e.value) and "01_" in str(e.value)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"cells": 3}', "not json"])

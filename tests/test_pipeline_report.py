@@ -73,7 +73,6 @@ def test_a_notebook_becomes_a_page(tmp_path):
             "execution_count": 1,
         }
     ]
-    (tmp_path / "n.ipynb").write_text(
-        json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
-    )
-    assert b"forty-two" in notebook_html(tmp_path / "n.ipynb")
+    data = json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}).encode()
+    made = notebook_html(data, "answers")
+    assert b"forty-two" in made and b"<title>answers</title>" in made

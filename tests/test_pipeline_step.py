@@ -55,7 +55,8 @@ def test_in_a_run_just_the_injected_artifact_is_read(project, monkeypatch):
     first = save("x", 1)
     save("x", 2)
     monkeypatch.setenv(
-        "MLW_STEP", json.dumps({"project": str(project), "pipeline": "p", "step": "b", "run": "r1"})
+        "MLW_STEP",
+        json.dumps({"settings": {"root": str(project)}, "pipeline": "p", "step": "b", "run": "r1"}),
     )
     assert load(first) == 1
     save("z", 3)

@@ -41,6 +41,7 @@ def new_console(stderr: bool = False) -> Console:
 STATES = {
     "waiting": ("·", "dim"),
     "running": ("▶", "yellow"),
+    "elsewhere": ("⇄", "yellow"),
     "done": ("✔", "green"),
     "cached": ("≡", "blue"),
     "failed": ("✘", "bold red"),
@@ -62,11 +63,21 @@ class RunView:
 
     def __call__(self, event: Event) -> None:
         with self.lock:
+            if event.state == "items":
+                self._expand(event)
+                return
             new, self.events[event.step] = self.events[event.step].state != event.state, event
             if event.state == "running":
                 self.started.setdefault(event.step, datetime.now().timestamp())
         if new and not self.console.is_terminal:
             self.console.print(_line(event), highlight=False)
+
+    def _expand(self, event: Event) -> None:
+        "Put the items of a step with `foreach` in its place."
+        items = {name: Event(name, "waiting") for name in event.why}
+        self.events = {
+            k: v for s, e in self.events.items() for k, v in (items if s == event.step else {s: e}).items()
+        }
 
     def __rich__(self) -> Table:
         table = Table.grid(padding=(0, 2))

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 # %% auto #0
 __all__ = ['WorkbenchError', 'SettingsError', 'ProjectNotFound', 'StoreError', 'ArtifactMissing', 'ArtifactDamaged', 'DataError',
            'TableNotFound', 'ContractBroken', 'PipelineError', 'NotebookError', 'ParameterError', 'InputError',
-           'CycleError', 'StepFailed', 'ModelNotFound', 'ApprovalRefused', 'did_you_mean']
+           'CycleError', 'StepFailed', 'KernelDied', 'ModelNotFound', 'ApprovalRefused', 'did_you_mean']
 
 # %% ../../nbs/api/00_core.errors.ipynb #root
 class WorkbenchError(Exception):
@@ -86,6 +86,10 @@ class CycleError(PipelineError):
 
 class StepFailed(WorkbenchError, RuntimeError):
     "A step raised; `fields` has step, cell, exception and the path of the kept notebook."
+
+
+class KernelDied(WorkbenchError, RuntimeError):
+    "A process that ran a step ended before its work did; `fields` has its exit status, negative for a signal."
 
 
 class ModelNotFound(WorkbenchError, LookupError):

@@ -7,8 +7,9 @@ __all__ = ['STATE_COLOURS', 'Pipeline', 'pipeline_names', 'read_pipeline', 'merm
 
 # %% ../../nbs/api/23_pipeline.graph.ipynb #imports
 import graphlib
+import heapq
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +28,15 @@ class Pipeline:
 
     def upstream(self, step: str) -> set[str]:
         "All steps that must have finished before `step`."
-        return set().union(*({n} | self.upstream(n) for n in self.needs[step])) if self.needs[step] else set()
+        return _reached(step, self.needs)
 
     def downstream(self, step: str) -> set[str]:
         "All steps that use results of `step`, directly or not."
-        return {s for s in self.steps if step in self.upstream(s)}
+        users: dict[str, list[str]] = {s: [] for s in self.steps}
+        for user, needs in self.needs.items():
+            for need in needs:
+                users[need].append(user)
+        return _reached(step, users)
 
     def check_step(self, name: str) -> str:
         "`name`, if there is such a step. Raises `PipelineError`."
@@ -41,30 +46,43 @@ class Pipeline:
             )
         return name
 
+# %% ../../nbs/api/23_pipeline.graph.ipynb #reached
+def _reached(start: str, edges: Mapping[str, Iterable[str]]) -> set[str]:
+    "Everything that can be reached from `start`."
+    found, todo = set(), [start]
+    while todo:
+        new = set(edges[todo.pop()]) - found
+        found |= new
+        todo += new
+    return found
+
 # %% ../../nbs/api/23_pipeline.graph.ipynb #edges
+def _named(step: StepNotebook) -> list[tuple[str, str]]:
+    "(place, input) for each output of another step that this one names."
+    found = [
+        (step.where(p.name), p.default) for p in step.parameters.values() if p.type == "Input" and p.default
+    ]
+    if step.options.foreach and isinstance(step.options.foreach[1], str):
+        found.append((f"{step.path}, front matter, foreach", step.options.foreach[1]))
+    return found
+
+
 def _needed(step: StepNotebook, steps: Mapping[str, StepNotebook]) -> list[str]:
     "Steps that `step` takes inputs from. Raises `InputError`."
     found = []
-    for p in step.parameters.values():
-        if p.type != "Input" or p.default is None:
-            continue
-        source, dot, output = p.default.partition(".")
+    for place, name in _named(step):
+        source, dot, output = name.partition(".")
         if not dot or not output.isidentifier():
-            raise InputError(
-                f"{step.where(p.name)}: the input '{p.default}' must have the form 'step.output'.",
-                input=p.default,
-            )
+            raise InputError(f"{place}: the input '{name}' must have the form 'step.output'.", input=name)
         if source not in steps:
             raise InputError(
-                f"{step.where(p.name)}: the input '{p.default}' names no step.{did_you_mean(source, steps)}",
-                input=p.default,
+                f"{place}: the input '{name}' names no step.{did_you_mean(source, steps)}", input=name
             )
         known = steps[source]
         if output not in known.outputs and not known.computed_outputs:
             hint = did_you_mean(output, known.outputs) or " It saves nothing."
             raise InputError(
-                f"{step.where(p.name)}: the input '{p.default}' names no output of the step '{source}'.{hint}",
-                input=p.default,
+                f"{place}: the input '{name}' names no output of the step '{source}'.{hint}", input=name
             )
         found.append(source)
     return list(dict.fromkeys(found))
@@ -80,10 +98,11 @@ def _order(needs: dict[str, list[str]], numbers: dict[str, int]) -> list[str]:
         raise CycleError(
             f"The steps wait for each other: {circle}. One of these inputs must go.", cycle=err.args[1]
         ) from err
-    ready: list[str] = []
+    ready: list[tuple[int, str]] = []
     while sorter.is_active():
-        ready = sorted([*ready, *sorter.get_ready()], key=numbers.__getitem__)
-        order.append(step := ready.pop(0))
+        for step in sorter.get_ready():
+            heapq.heappush(ready, (numbers[step], step))
+        order.append(step := heapq.heappop(ready)[1])
         sorter.done(step)
     return order
 
@@ -134,6 +153,8 @@ STATE_COLOURS = {
     "cached": "#3f6fb0",
     "failed": "#b3403a",
     "running": "#b07a1e",
+    "elsewhere": "#b07a1e",
+    "interrupted": "#b3403a",
     "not run": "#8a8f98",
     "": "#5b6472",
 }

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from ..core.errors import PipelineError, did_you_mean
 from ..core.store import Store, collect, get, list_records, read_record, remove_record
+from .clerk import known_page
 from .runner import read_manifest
 
 # %% ../../nbs/api/29_pipeline.history.ipynb #find
@@ -101,11 +102,18 @@ def diff_runs(store: Store, a: Mapping, b: Mapping) -> dict:
     }
 
 # %% ../../nbs/api/29_pipeline.history.ipynb #collect
-def _alive(manifest: Mapping) -> set[str]:
+def _alive(store: Store, manifest: Mapping) -> set[str]:
     "Digests that a manifest, or the record of a step's newest outputs, points at."
     refs = [o["ref"] for o in manifest["outputs"].values()]
-    pages = {manifest[part] for part in ("notebook", "html") if part in manifest}
-    return pages | {r.removeprefix("store://").partition(".")[0] for r in refs if r.startswith("store://")}
+    refs += [r for ref in refs if ref.endswith(".list") for r in json.loads(get(store, _digest(ref)))]
+    found = {_digest(r) for r in refs if r.startswith("store://")}
+    if notebook := manifest.get("notebook"):
+        found |= {notebook, known_page(store, notebook) or notebook}
+    return found
+
+
+def _digest(ref: str) -> str:
+    return ref.removeprefix("store://").partition(".")[0]
 
 
 def collect_garbage(
@@ -123,11 +131,11 @@ def collect_garbage(
     fingerprints = {i.get("fingerprint") for r in kept for i in r["steps"].values()} | {
         r.get("fingerprint") for r in latest
     }
-    live = set().union(*map(_alive, latest))
+    live = set().union(*(_alive(store, r) for r in latest))
     for name in list_records(store, "manifests"):
         manifest = read_record(store, "manifests", name)
         if manifest and manifest["fingerprint"] in fingerprints:
-            live |= _alive(manifest)
+            live |= _alive(store, manifest)
         elif not dry_run:
             remove_record(store, "manifests", name)
     return collect(store, live, min_age, dry_run)

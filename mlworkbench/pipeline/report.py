@@ -30,12 +30,12 @@ def _is_scrap(output) -> bool:
     )
 
 
-def notebook_html(notebook: Path) -> bytes:
+def notebook_html(notebook: bytes, title: str) -> bytes:
     "The executed notebook as one HTML page."
     import nbformat
 
-    nb = nbformat.read(notebook, as_version=4)
-    nb.metadata.setdefault("title", notebook.stem)
+    nb = nbformat.reads(notebook.decode(), as_version=4)
+    nb.metadata.setdefault("title", title)
     nb.cells = [
         cell for cell in nb.cells if cell.cell_type != "raw"
     ]  # front matter is for programs, as scraps are

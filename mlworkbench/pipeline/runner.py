@@ -8,31 +8,44 @@ __all__ = ['Request', 'Event', 'parse_parameters', 'read_manifest', 'user_name',
 # %% ../../nbs/api/28_pipeline.runner.ipynb #imports
 import contextlib
 import getpass
-import json
 import os
-import platform
 import secrets
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ..core.errors import InputError, ParameterError, StepFailed, WorkbenchError
 from ..core.settings import Settings
-from ..core.store import Store, digest_of_file, get, put, read_record, write_file, write_record
+from mlworkbench.core.store import (
+    Store,
+    canonical_json,
+    claim,
+    digest_of_file,
+    get,
+    put,
+    read_record,
+    verify,
+    write_file,
+    write_record,
+)
 from ..data.tables import table_version
-from .engine import Kernels, run_notebook
+from .clerk import Clerk, known_page
 from .fingerprint import changes, fingerprint_of, fingerprint_parts
-from .formats import Output
+from .formats import Output, contents
 from .graph import Pipeline, read_pipeline
-from .notebook import StepNotebook, apply_overrides
-from .report import notebook_html, write_index
+from .kernels import Children
+from .notebook import StepNotebook, apply_overrides, coerce
+from .report import write_index
+from .scheduler import Plan, Resources
 from .step import find_file, remember
-from .tracking import Tracker, kernel_environment, model_version_exists, start_tracking
+from .tracking import kernel_environment
+from .worker import execute_step
 
 # %% ../../nbs/api/28_pipeline.runner.ipynb #request
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ class Request:
     start: str | None = None  # run this step and all after it, cached or not
     only: str | None = None  # this step and what it needs, nothing after it
     force: bool = False  # run the chosen steps even if they are cached
+    workers: int | None = None  # steps at a time; what settings.ini says if not given
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,7 @@ class Event:
     "What just happened to a step, for whoever shows progress."
 
     step: str
-    state: str  # waiting, running, done, cached, failed, not run or interrupted
+    state: str  # waiting, running, elsewhere, done, cached, failed, not run or interrupted
     done: int = 0  # code cells
     total: int = 0
     seconds: float = 0.0
@@ -81,19 +95,25 @@ def _resolve(
         if value is None:
             continue
         if parameter.type == "Input":
-            source, _, output = value.partition(".")
-            if output not in outputs[source]:
-                raise InputError(
-                    f"{step.where(name)}: the step '{source}' saved no '{output}'. It saved: {', '.join(outputs[source])}.",
-                    input=value,
-                )
-            injected[name], meaning[name] = outputs[source][output].ref, outputs[source][output].identity
+            found = _output(outputs, value, step.where(name))
+            injected[name], meaning[name] = found.ref, found.identity
         elif parameter.type == "File":
             meaning[name] = digest_of_file(find_file(settings.root, value))
         elif parameter.type == "Table":
             version = table_version(settings.resolve(settings.tables.url), value)
             injected[name], meaning[name] = str(version), version.digest
     return injected, meaning
+
+
+def _output(outputs: Mapping[str, Mapping[str, Output]], name: str, place: str) -> Output:
+    "The output that `step.output` names. Raises `InputError`."
+    source, _, output = name.partition(".")
+    if output not in outputs[source]:
+        raise InputError(
+            f"{place}: the step '{source}' saved no '{output}'. It saved: {', '.join(outputs[source])}.",
+            input=name,
+        )
+    return outputs[source][output]
 
 
 def _check_request(root: Path, pipeline: Pipeline, request: Request) -> dict[str, dict]:
@@ -134,24 +154,28 @@ def read_manifest(store: Store, fingerprint: str) -> dict | None:
     return read_record(store, "manifests", f"{fingerprint[:2]}/{fingerprint}")
 
 
-def _intact(settings: Settings, store: Store, manifest: dict | None) -> bool:
-    "Whether everything that the manifest points at is still there."
-    if manifest is None or not all(store.has(manifest[k]) for k in ("notebook", "html")):
+def _intact(run: "_Run", manifest: dict | None) -> bool:
+    "Whether everything that the manifest points at is still there, and whole."
+    if manifest is None or not verify(run.store, manifest["notebook"]):
         return False
+    versions = []
     for output in manifest["outputs"].values():
         scheme, _, rest = output["ref"].partition(":/")
         rest = rest.removeprefix("/")
-        if scheme == "store" and not store.has(rest.partition(".")[0]):
+        if scheme == "store" and not all(verify(run.store, d) for d in contents(run.store, output["ref"])):
             return False
         if scheme == "table":
             try:
-                if table_version(settings.resolve(settings.tables.url), rest).digest != output["digest"]:
+                if (
+                    table_version(run.settings.resolve(run.settings.tables.url), rest).digest
+                    != output["digest"]
+                ):
                     return False
             except WorkbenchError:
                 return False
-        if scheme == "models" and not model_version_exists(settings, output["ref"]):
-            return False
-    return True
+        if scheme == "models":
+            versions.append(output["ref"])
+    return not versions or run.tracking.call("which_exist", versions) == versions
 
 # %% ../../nbs/api/28_pipeline.runner.ipynb #whence
 def user_name() -> str:
@@ -174,6 +198,26 @@ def git_commit(root: Path) -> str:
 
 # %% ../../nbs/api/28_pipeline.runner.ipynb #state
 @dataclass
+class _Unit:
+    "One execution of a step's notebook, or what stands for it."
+
+    name: str  # the step, or step[item]
+    step: StepNotebook
+    item: object
+    values: dict  # what is injected
+    parts: dict  # of the fingerprint
+    fingerprint: str
+    forced: bool
+    why: list[str] = field(default_factory=list)
+    attempt: int = 0
+    not_before: float = 0.0  # time.monotonic of the next attempt
+    elsewhere: bool = False  # whether another run is computing it
+    release: Callable[[], None] = lambda: None
+    child: str | None = None  # MLflow run id
+    began: float = 0.0
+
+
+@dataclass
 class _Run:
     "What a run knows while it is under way."
 
@@ -181,27 +225,42 @@ class _Run:
     store: Store
     pipeline: Pipeline
     request: Request
+    values: dict[str, dict]
     on_event: Callable[[Event], None]
     record: dict
     folder: Path
-    tracker: Tracker
-    kernels: Kernels = field(default_factory=Kernels)
-    manifests: dict[str, dict] = field(default_factory=dict)
+    plan: Plan
+    resources: Resources
+    executor: Executor
+    tracking: Clerk
+    pages: Clerk
+    git: Future
+    children: Children = field(default_factory=Children)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    manifests: dict[str, dict] = field(default_factory=dict)  # unit → manifest
+    results: dict[str, dict[str, Output]] = field(default_factory=dict)  # step → its outputs
+    units: dict[str, dict[str, bool | None]] = field(default_factory=dict)  # step → unit → how it ended
+    pending: list[_Unit] = field(default_factory=list)
+    running: dict[Future, _Unit] = field(default_factory=dict)
+    making: dict[str, Future] = field(default_factory=dict)  # unit → digest of its page
+    mlflow: list[str] | None = None  # experiment and run, once something is computed
+    healed: set[str] = field(default_factory=set)
+    written: float = 0.0
 
-    def tell(self, step: str, state: str, **about) -> None:
-        self.record["steps"][step] |= {
-            "state": state,
-            **{k: v for k, v in about.items() if k in ("seconds", "why", "error", "fingerprint")},
-        }
+    def tell(self, unit: str, state: str, **about) -> None:
+        kept = {k: v for k, v in about.items() if k in ("seconds", "why", "error", "fingerprint")}
+        self.record["steps"].setdefault(unit, {"seconds": 0.0, "why": []}).update(kept, state=state)
         self.on_event(
-            Event(step, state, **{k: v for k, v in about.items() if k in ("done", "total", "seconds", "why")})
+            Event(unit, state, **{k: v for k, v in about.items() if k in ("done", "total", "seconds", "why")})
         )
-        write_record(self.store, "runs", f"{self.pipeline.name}/{self.record['run']}", self.record)
+        self.write()
 
-    def outputs(self) -> dict[str, dict[str, Output]]:
-        return {s: {n: Output(**o) for n, o in m["outputs"].items()} for s, m in self.manifests.items()}
+    def write(self, now: bool = False) -> None:
+        if now or time.monotonic() - self.written > 0.3:
+            write_record(self.store, "runs", f"{self.pipeline.name}/{self.record['run']}", self.record)
+            self.written = time.monotonic()
 
-
+# %% ../../nbs/api/28_pipeline.runner.ipynb #start
 def _chosen(pipeline: Pipeline, request: Request) -> list[str]:
     "Steps to go through, in order."
     if request.only:
@@ -210,13 +269,13 @@ def _chosen(pipeline: Pipeline, request: Request) -> list[str]:
     return list(pipeline.steps)
 
 
-def _forced(pipeline: Pipeline, request: Request, step: str) -> bool:
-    "Whether `step` runs even if it is cached."
+def _forced(pipeline: Pipeline, request: Request, chosen: list[str]) -> set[str]:
+    "Steps that run even if they are cached."
     if request.start:
-        return step == request.start or step in pipeline.downstream(request.start)
-    return request.force and (request.only is None or step == request.only)
+        return {request.start} | pipeline.downstream(request.start)
+    return ({request.only} if request.only else set(chosen)) if request.force else set()
 
-# %% ../../nbs/api/28_pipeline.runner.ipynb #start
+
 def run_pipeline(
     settings: Settings,
     name: str,  # of the pipeline
@@ -227,210 +286,401 @@ def run_pipeline(
     request, began = request or Request(), time.monotonic()
     pipeline = read_pipeline(settings.pipelines / name)
     values = _check_request(settings.root, pipeline, request)
+    resources = Resources({"cpu": request.workers or settings.engine.workers} | settings.engine.amounts)
+    for step in pipeline.steps.values():
+        resources.check(step.options.resources, str(step.path))
     store = Store(settings.resolve(settings.store.url))
-    run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    record = {
-        "run": run_id,
-        "pipeline": name,
+    put(store, b"")  # a store that can't be written is found before any kernel starts
+    chosen = _chosen(pipeline, request)
+    pool = ThreadPoolExecutor(64, thread_name_prefix="step")
+    run = _Run(
+        settings,
+        store,
+        pipeline,
+        request,
+        values,
+        on_event,
+        record := _new_record(settings, name, chosen),
+        settings.reports / name / record["run"],
+        Plan({s: pipeline.needs[s] for s in chosen}, _past_seconds(store, name, chosen)),
+        resources,
+        pool,
+        Clerk(settings, "tracking"),
+        Clerk(settings, "pages"),
+        pool.submit(git_commit, settings.root),
+    )
+    run.write(now=True)
+    try:
+        _loop(run, _forced(pipeline, request, chosen))
+        record["state"] = (
+            "done" if all(i["state"] in ("done", "cached") for i in record["steps"].values()) else "failed"
+        )
+    except BaseException as err:
+        _stop(run, "interrupted" if isinstance(err, KeyboardInterrupt) else "failed")
+        raise
+    finally:
+        _end(run, began)
+        pool.shutdown(wait=False, cancel_futures=True)
+    return record
+
+
+def _new_record(settings: Settings, pipeline: str, chosen: list[str]) -> dict:
+    run = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return {
+        "run": run,
+        "pipeline": pipeline,
         "state": "running",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": 0.0,
         "user": user_name(),
-        "git": git_commit(settings.root),
-        "report": str(settings.reports / name / run_id / "index.html"),
-        "steps": {s: {"state": "not run", "seconds": 0.0, "why": []} for s in _chosen(pipeline, request)},
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "git": "",
+        "report": str(settings.reports / pipeline / run / "index.html"),
+        "steps": {s: {"state": "not run", "seconds": 0.0, "why": []} for s in chosen},
     }
-    put(store, b"")  # a store that can't be written is found before any kernel starts
-    tracker = start_tracking(
-        settings, name, run_id, {"mlw.user": record["user"], "mlflow.source.git.commit": record["git"]}
-    )
-    record["mlflow_run"] = tracker.run
-    run = _Run(
-        settings, store, pipeline, request, on_event, record, settings.reports / name / run_id, tracker
-    )
-    try:
-        for step in record["steps"]:
-            _go(run, step, values[step])
-        record["state"] = (
-            "failed"
-            if any(i["state"] != "done" and i["state"] != "cached" for i in record["steps"].values())
-            else "done"
-        )
-    except KeyboardInterrupt:
-        run.kernels.kill()
-        record["state"] = "interrupted"
-        raise
-    finally:
-        record["seconds"] = round(time.monotonic() - began, 3)
-        record["state"] = "failed" if record["state"] == "running" else record["state"]
-        write_record(store, "runs", f"{name}/{run_id}", record)
-        tracker.finish(record["state"])
-        write_index(store, run.folder, pipeline, record, run.manifests)
-    return record
 
-# %% ../../nbs/api/28_pipeline.runner.ipynb #go
-def _go(run: _Run, step: str, values: dict) -> None:
-    "Take one step from the cache or run it; a failure is noted, not raised."
+
+def _past_seconds(store: Store, pipeline: str, steps: list[str]) -> dict[str, float]:
+    found = ((s, read_record(store, "latest", f"{pipeline}/{s}")) for s in steps)
+    return {s: record["seconds"] for s, record in found if record and "seconds" in record}
+
+
+def _stop(run: _Run, state: str) -> None:
+    "End everything that is under way."
+    run.children.kill()
+    run.record["state"] = state
+    for unit in run.running.values():
+        run.tell(unit.name, "interrupted", seconds=time.monotonic() - unit.began)
+        unit.release()
+
+
+def _end(run: _Run, began: float) -> None:
+    "Write the report and close the run's books."
+    record = run.record
+    record["git"] = run.git.result()
+    if run.mlflow:
+        cached = {
+            u: m["mlflow_run"] for u, m in run.manifests.items() if record["steps"][u]["state"] == "cached"
+        }
+        run.tracking.submit("end_run", run.mlflow, record["state"], {u: r for u, r in cached.items() if r})
+    for unit in run.manifests:
+        _write_pages(run, unit)
+    record["seconds"] = round(time.monotonic() - began, 3)
+    write_index(run.store, run.folder, run.pipeline, record, run.manifests)
+    run.write(now=True)
+    run.pages.close()
+    run.tracking.close()
+
+# %% ../../nbs/api/28_pipeline.runner.ipynb #loop
+def _loop(run: _Run, forced: set[str]) -> None:
+    while not run.plan.finished:
+        while step := run.plan.take():
+            _open(run, step, step in forced)
+        run.pending = [unit for unit in run.pending if not _settle(run, unit)]
+        if run.plan.finished or (not run.running and run.plan.offers):
+            continue
+        soon = 0.05 if any(u.elsewhere or u.not_before for u in run.pending) else 5.0
+        if run.running:
+            done, _ = wait(run.running, timeout=soon, return_when=FIRST_COMPLETED)
+            for future in done:
+                _collect(run, run.running.pop(future), future)
+        else:
+            time.sleep(soon)
+
+
+def _open(run: _Run, step: str, forced: bool) -> None:
+    "Turn a step whose inputs are there into units."
     notebook = run.pipeline.steps[step]
-    if any(need not in run.manifests for need in run.pipeline.needs[step]):
-        run.tell(step, "not run")
-        return
-    roots = (notebook.path.parent, run.settings.root)
     try:
-        injected, meaning = _resolve(run.settings, notebook, values, run.outputs())
-        parts = fingerprint_parts(notebook, meaning, roots)
-        fingerprint = fingerprint_of(parts)
-        manifest = read_manifest(run.store, fingerprint)
-        if not _forced(run.pipeline, run.request, step) and _intact(run.settings, run.store, manifest):
-            _reuse(run, step, manifest)
-            return
-        before = (read_record(run.store, "latest", f"{run.pipeline.name}/{step}") or {}).get("fingerprint")
-        why = (
-            changes((read_manifest(run.store, before) or {}).get("parts", {}) if before else {}, parts)
-            if before
-            else ["first run"]
-        )
-        _compute(run, notebook, injected, parts, fingerprint, why or ["asked for"])
+        units = list(_units_of(run, notebook, forced))
     except WorkbenchError as err:
+        run.units[step] = {}
         run.tell(step, "failed", error=str(err))
+        _drop(run, step)
+        return
+    run.units[step] = {unit.name: None for unit in units}
+    if notebook.options.foreach:
+        _expand_record(run, step, [unit.name for unit in units])
+    run.pending += units
+    if not units:
+        _finish_step(run, step)
 
-# %% ../../nbs/api/28_pipeline.runner.ipynb #reuse
-def _reuse(run: _Run, step: str, manifest: dict) -> None:
-    "Take the step's result from the store."
-    child = run.tracker.start_step(step, {"mlw.fingerprint": manifest["fingerprint"]})
-    run.tracker.finish_step(child, manifest["values"], manifest["metrics"], "cached")
-    _accept(run, step, manifest)
-    run.tell(step, "cached", fingerprint=manifest["fingerprint"])
+
+def _units_of(run: _Run, notebook: StepNotebook, forced: bool) -> Iterator[_Unit]:
+    roots = (notebook.path.parent, run.settings.root)
+    forced = forced or not notebook.options.cache
+    for item, name, values in _items(run, notebook):
+        injected, meaning = _resolve(run.settings, notebook, values, run.results)
+        parts = fingerprint_parts(notebook, meaning, roots)
+        yield _Unit(name, notebook, item, injected, parts, fingerprint_of(parts), forced)
 
 
-def _accept(run: _Run, step: str, manifest: dict) -> None:
-    "Make the manifest this run's result of the step: for the next steps, for notebooks by hand, and in the report."
-    run.manifests[step] = manifest
-    outputs = manifest["outputs"]
-    remember(
-        run.store, run.pipeline.name, step, outputs, run=manifest["run"], fingerprint=manifest["fingerprint"]
-    )
-    stem = run.pipeline.steps[step].path.stem
-    for part, ending in (("notebook", "ipynb"), ("html", "html")):
-        write_file(run.folder / f"{stem}.{ending}", get(run.store, manifest[part]))
+def _items(run: _Run, notebook: StepNotebook) -> Iterator[tuple[object, str, dict]]:
+    "(item, name of the unit, values of the parameters) for each time that the notebook is to run."
+    values = run.values[notebook.name]
+    if not notebook.options.foreach:
+        yield None, notebook.name, values
+        return
+    from mlworkbench.pipeline.formats import read_value
 
-# %% ../../nbs/api/28_pipeline.runner.ipynb #compute
-def _compute(
-    run: _Run, notebook: StepNotebook, injected: dict, parts: dict, fingerprint: str, why: list[str]
-) -> None:
-    "Run the step's notebook and publish its manifest. Raises `StepFailed`."
-    step, began = notebook.name, time.monotonic()
-    child = run.tracker.start_step(step, {"mlw.fingerprint": fingerprint})
-    executed = run.folder / notebook.path.name
-    run.tell(step, "running", why=tuple(why))
-    context = {
-        "project": str(run.settings.root),
-        "pipeline": run.pipeline.name,
-        "step": step,
-        "run": run.record["run"],
-    }
-    env = {
-        "MLW_STEP": json.dumps({**context, "lineage": _lineage(run, step, injected, fingerprint)}),
-        "MLW_PROJECT": str(run.settings.root),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(run.settings.root), os.environ.get("PYTHONPATH")])),
-        **kernel_environment(run.settings, child),
-    }
-    on_cell = lambda done, total: run.on_event(
-        Event(step, "running", done, total, time.monotonic() - began, tuple(why))
-    )
-    state = "failed"
-    try:
-        _wait(run.kernels, lambda: run_notebook(notebook.path, executed, injected, env, run.kernels, on_cell))
-        manifest = _manifest(run, notebook, executed, injected, parts, fingerprint, time.monotonic() - began)
-        write_record(run.store, "manifests", f"{fingerprint[:2]}/{fingerprint}", manifest)
-        state = "done"
-    except KeyboardInterrupt:
-        state = "interrupted"
-        run.tell(step, state, seconds=time.monotonic() - began)
-        raise
-    except StepFailed as err:
-        run.tell(step, "failed", error=str(err), seconds=time.monotonic() - began)
-    finally:
-        run.tracker.finish_step(child, injected, manifest["metrics"] if state == "done" else {}, state)
-    if state == "done":
-        _accept(run, step, manifest)
-        run.tell(
-            step,
-            "done",
-            seconds=manifest["seconds"],
-            fingerprint=fingerprint,
-            why=tuple(why),
-            done=manifest["cells"],
-            total=manifest["cells"],
+    parameter, source = notebook.options.foreach
+    items = source
+    if isinstance(source, str):
+        items = read_value(run.store, _output(run.results, source, f"{notebook.path}, foreach").ref)
+    if not isinstance(items, list):
+        raise InputError(
+            f"{notebook.path}, foreach: '{source}' is no list but a {type(items).__name__}.",
+            input=str(source),
         )
+    for item in items:
+        value = coerce(notebook.parameters[parameter], item, notebook.where(parameter))
+        yield item, f"{notebook.name}[{item}]", values | {parameter: value}
 
 
-def _wait(kernels: Kernels, work: Callable[[], None]) -> None:
-    "Do `work` in a thread, so that Ctrl-C reaches us at once and the kernels are ended."
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(work)
-        try:
-            while True:
-                with contextlib.suppress(NotYet):
-                    return future.result(timeout=0.2)
-        except KeyboardInterrupt:
-            kernels.kill()
-            raise
+def _expand_record(run: _Run, step: str, names: list[str]) -> None:
+    "Put the units of a step with `foreach` in its place."
+    steps = {}
+    for name, info in run.record["steps"].items():
+        steps |= (
+            {n: {"state": "not run", "seconds": 0.0, "why": []} for n in names}
+            if name == step
+            else {name: info}
+        )
+    run.record["steps"] = steps
+    run.on_event(Event(step, "items", total=len(names), why=tuple(names)))
 
-# %% ../../nbs/api/28_pipeline.runner.ipynb #manifest
-def _manifest(
-    run: _Run,
-    notebook: StepNotebook,
-    executed: Path,
-    injected: dict,
-    parts: dict,
-    fingerprint: str,
-    seconds: float,
-) -> dict:
-    "What the finished step left."
-    import warnings
+# %% ../../nbs/api/28_pipeline.runner.ipynb #settle
+def _settle(run: _Run, unit: _Unit) -> bool:
+    "Take the unit from the cache or start it; whether that was possible now."
+    if unit.not_before > time.monotonic():
+        return False
+    if not unit.forced:
+        manifest = read_manifest(run.store, unit.fingerprint)
+        if _intact(run, manifest):
+            _accept(run, unit, manifest)
+            run.tell(unit.name, "cached", fingerprint=unit.fingerprint)
+            _ended(run, unit, True)
+            return True
+    if not run.resources.take(unit.step.options.resources):
+        return False
+    if not unit.forced:
+        release = claim(run.store, unit.fingerprint)
+        if release is None or _intact(run, read_manifest(run.store, unit.fingerprint)):
+            if release is None and not unit.elsewhere:
+                unit.elsewhere = True
+                run.tell(unit.name, "elsewhere")
+            (release or (lambda: None))()
+            run.resources.give_back(unit.step.options.resources)
+            unit.elsewhere = True
+            return False
+        unit.release = release
+    _start(run, unit)
+    return True
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import scrapbook
 
-        scraps = scrapbook.read_notebook(str(executed)).scraps
-    data = {name: scrap.data for name, scrap in scraps.items()}
-    outputs = {n: v for n, v in data.items() if isinstance(v, dict) and "ref" in v}
+def _start(run: _Run, unit: _Unit) -> None:
+    "Let the unit's notebook run."
+    unit.began, unit.elsewhere = time.monotonic(), False
+    unit.why = _reasons(run, unit)
+    run.tell(unit.name, "running", why=tuple(unit.why))
+    run.running[run.executor.submit(_compute, run, unit)] = unit
+
+
+def _reasons(run: _Run, unit: _Unit) -> list[str]:
+    "What changed since the last result."
+    latest = read_record(run.store, "latest", f"{run.pipeline.name}/{unit.name}")
+    before = latest and latest.get("fingerprint") and read_manifest(run.store, latest["fingerprint"])
+    return (changes(before["parts"], unit.parts) or ["asked for"]) if before else ["first run"]
+
+
+def _compute(run: _Run, unit: _Unit) -> dict:
+    "The manifest of the unit; runs in a thread of its own."
+    with run.lock:
+        if run.mlflow is None:
+            tags = {"mlw.user": run.record["user"], "mlflow.source.git.commit": run.git.result()}
+            run.mlflow = run.tracking.call("begin_run", run.pipeline.name, run.record["run"], tags)
+            run.record["mlflow_run"] = run.mlflow[1]
+    unit.child = run.tracking.call("begin_step", run.mlflow, unit.name, {"mlw.fingerprint": unit.fingerprint})
+
+    def on_cell(done: int, total: int) -> None:
+        run.on_event(Event(unit.name, "running", done, total, time.monotonic() - unit.began, tuple(unit.why)))
+
+    return execute_step(_task(run, unit), on_cell, run.children)
+
+
+def _task(run: _Run, unit: _Unit) -> dict:
+    "All that a worker must know."
     return {
-        "fingerprint": fingerprint,
-        "parts": parts,
         "pipeline": run.pipeline.name,
-        "step": notebook.name,
+        "step": unit.step.name,
+        "item": unit.item,
         "run": run.record["run"],
-        "values": {
-            k: v if isinstance(v, (int, float, str, bool, list, dict)) else str(v)
-            for k, v in injected.items()
-        },
-        "outputs": outputs,
-        "metrics": {n: float(v) for n, v in data.items() if n not in outputs},
-        "notebook": put(run.store, executed.read_bytes()),
-        "html": put(run.store, notebook_html(executed)),
-        "cells": sum(bool(c.source.strip()) for c in notebook.cells),
-        "seconds": round(seconds, 3),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": {"python": platform.python_version(), "platform": platform.platform()},
+        "fingerprint": unit.fingerprint,
+        "parts": unit.parts,
+        "values": unit.values,
+        "file": unit.step.path.name,
+        "folder": str(unit.step.path.parent.relative_to(run.settings.root)),
+        "notebook": put(run.store, unit.step.data),
+        "cells": sum(bool(c.source.strip()) for c in unit.step.cells),
+        "timeout": unit.step.options.timeout,
+        "lineage": _lineage(run, unit),
+        "settings": run.settings.model_dump(mode="json"),
+        "env": kernel_environment(run.settings, unit.child),
     }
 
 
-def _lineage(run: _Run, step: str, injected: dict, fingerprint: str) -> dict:
+def _lineage(run: _Run, unit: _Unit) -> dict:
     "Where a result of the step comes from: commit, fingerprints and table versions of everything upstream."
-    upstream = {s: run.manifests[s] for s in sorted(run.pipeline.upstream(step))}
-    tables = [
-        o["about"]
-        for m in upstream.values()
-        for o in m["outputs"].values()
-        if o["kind"] == "version" and o["ref"].startswith("table:")
-    ]
+    before = run.pipeline.upstream(unit.step.name)
+    upstream = {u: m for u, m in sorted(run.manifests.items()) if m["step"] in before}
+    outputs = [o for m in upstream.values() for o in m["outputs"].values()]
+    tables = [o["about"] for o in outputs if o["kind"] == "version" and o["ref"].startswith("table:")]
     tables += [
-        injected[n]
-        for n, p in run.pipeline.steps[step].parameters.items()
-        if p.type == "Table" and injected[n]
+        unit.values[n] for n, p in unit.step.parameters.items() if p.type == "Table" and unit.values[n]
     ]
-    steps = {s: m["fingerprint"] for s, m in upstream.items()} | {step: fingerprint}
-    return {"git": run.record["git"], "steps": steps, "tables": dict(sorted(t.split("@") for t in tables))}
+    steps = {u: m["fingerprint"] for u, m in upstream.items()} | {unit.name: unit.fingerprint}
+    return {"git": run.git.result(), "steps": steps, "tables": dict(sorted(t.split("@") for t in tables))}
+
+# %% ../../nbs/api/28_pipeline.runner.ipynb #collect
+def _collect(run: _Run, unit: _Unit, future: Future) -> None:
+    "Take the end of a unit: its manifest, another attempt, a healed input, or a failure."
+    run.resources.give_back(unit.step.options.resources)
+    unit.release()
+    seconds = time.monotonic() - unit.began
+    try:
+        manifest = future.result()
+    except StepFailed as err:
+        _log_end(run, unit, {}, "failed")
+        causes = _damaged_inputs(run, unit, err)
+        if causes:
+            run.healed.add(unit.name)
+            run.plan.reopen(unit.step.name, causes)
+        elif unit.attempt < unit.step.options.retries:
+            unit.attempt += 1
+            unit.not_before = time.monotonic() + 2.0 ** (unit.attempt - 1)
+            run.tell(unit.name, "waiting", why=(f"attempt {unit.attempt + 1}: {err.message}",))
+            run.pending.append(unit)
+        else:
+            _fail(run, unit, err, seconds)
+    except WorkbenchError as err:
+        _fail(run, unit, err, seconds)
+    else:
+        _log_end(run, unit, manifest["metrics"], "done")
+        _accept(run, unit, manifest)
+        if known_page(run.store, manifest["notebook"]) is None:
+            run.making[unit.name] = run.pages.submit("make_page", manifest["notebook"], unit.name)
+        about = {"seconds": manifest["seconds"], "done": manifest["cells"], "total": manifest["cells"]}
+        run.tell(unit.name, "done", fingerprint=unit.fingerprint, why=tuple(unit.why), **about)
+        _ended(run, unit, True)
+
+
+def _log_end(run: _Run, unit: _Unit, metrics: dict, state: str) -> None:
+    if unit.child:
+        run.tracking.submit("end_step", run.mlflow, unit.child, unit.values, metrics, state)
+
+
+def _damaged_inputs(run: _Run, unit: _Unit, err: StepFailed) -> list[str]:
+    "Steps that must make their outputs again, if that is why the unit failed."
+    if (
+        err.fields.get("exception") not in ("ArtifactDamaged", "ArtifactMissing")
+        or unit.name in run.healed
+        or unit.item is not None
+    ):
+        return []
+    broken = lambda step: any(not _intact(run, m) for m in run.manifests.values() if m["step"] == step)
+    return [step for step in run.plan.needs[unit.step.name] if broken(step)]
+
+
+def _fail(run: _Run, unit: _Unit, err: WorkbenchError, seconds: float) -> None:
+    message = err.message
+    if executed := err.fields.get("executed"):
+        kept = run.folder / f"{_stem(unit)}.ipynb"
+        write_file(kept, get(run.store, executed))
+        message += f"\nThe notebook as it failed: {kept}"
+    run.tell(unit.name, "failed", error=message, seconds=seconds, notebook=str(executed))
+    _ended(run, unit, False)
+
+
+def _ended(run: _Run, unit: _Unit, well: bool) -> None:
+    "Note the end of a unit, and of its step if it was the last."
+    ends = run.units[unit.step.name]
+    ends[unit.name] = well
+    if None not in ends.values():
+        if all(ends.values()):
+            _finish_step(run, unit.step.name)
+        else:
+            _drop(run, unit.step.name)
+
+
+def _finish_step(run: _Run, step: str) -> None:
+    units = run.units[step]
+    if run.pipeline.steps[step].options.foreach:
+        run.results[step] = _gathered(run.store, [run.manifests[u]["outputs"] for u in units])
+        remember(
+            run.store,
+            run.pipeline.name,
+            step,
+            {n: o.to_json() for n, o in run.results[step].items()},
+            run=run.record["run"],
+        )
+    else:
+        run.results[step] = {n: Output(**o) for n, o in run.manifests[step]["outputs"].items()}
+    run.plan.finish(step, True)
+
+
+def _gathered(store: Store, outputs: list[dict]) -> dict[str, Output]:
+    "Each output that all items saved, as the list of them."
+    names = [n for n in (outputs[0] if outputs else {}) if all(n in o for o in outputs)]
+    lists = {n: [Output(**o[n]) for o in outputs] for n in names}
+    return {
+        n: Output(
+            f"store://{put(store, canonical_json([o.ref for o in found]))}.list",
+            "list",
+            f"{len(found)} × {found[0].kind}",
+            digest=put(store, canonical_json([o.identity for o in found])),
+        )
+        for n, found in lists.items()
+    }
+
+
+def _drop(run: _Run, step: str) -> None:
+    for other in run.plan.finish(step, False):
+        run.tell(other, "not run")
+
+# %% ../../nbs/api/28_pipeline.runner.ipynb #accept
+def _stem(unit: _Unit) -> str:
+    item = "".join(c if c.isalnum() or c in "-_." else "_" for c in str(unit.item))
+    return unit.step.path.stem + (f".{item}" if unit.item is not None else "")
+
+
+def _accept(run: _Run, unit: _Unit, manifest: dict) -> None:
+    "Make the manifest this run's result of the unit, for the next steps and for notebooks by hand."
+    run.manifests[unit.name] = manifest
+    run.record["steps"][unit.name]["file"] = _stem(unit)
+    about = {"run": manifest["run"], "fingerprint": manifest["fingerprint"], "seconds": manifest["seconds"]}
+    before = read_record(run.store, "latest", f"{run.pipeline.name}/{unit.name}") or {}
+    if any(before.get(k) != v for k, v in about.items()) or before.get("outputs") != manifest["outputs"]:
+        remember(run.store, run.pipeline.name, unit.name, manifest["outputs"], **about)
+
+
+def _write_pages(run: _Run, unit: str) -> None:
+    "The executed notebook and its HTML, in the run's folder: linked to an earlier run's where it has them, for they never change."
+    manifest, stem = run.manifests[unit], run.record["steps"][unit]["file"]
+    earlier = run.settings.reports / run.pipeline.name / manifest["run"]
+    run.folder.mkdir(parents=True, exist_ok=True)
+    for ending in ("ipynb", "html"):
+        name = f"{stem}.{ending}"
+        try:
+            os.link(earlier / name, run.folder / name)
+        except OSError:
+            digest = manifest["notebook"] if ending == "ipynb" else _page(run, unit)
+            write_file(run.folder / name, get(run.store, digest))
+
+
+def _page(run: _Run, unit: str) -> str:
+    "Digest of the unit's page, made if there is none."
+    notebook = run.manifests[unit]["notebook"]
+    if unit in run.making:
+        return run.making[unit].result()
+    return known_page(run.store, notebook) or run.pages.call("make_page", notebook, unit)

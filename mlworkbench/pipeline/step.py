@@ -74,7 +74,7 @@ def context() -> Context:
 def _context(told: str | None, session: str | None, project: str | None, cwd: str) -> Context:
     if told:
         facts = json.loads(told)
-        return Context(read_settings(facts.pop("project")), **facts)
+        return Context(Settings(**facts.pop("settings")), **facts)
     settings = read_settings(find_project())
     notebook = Path(session) if session else None
     folder = (
@@ -115,6 +115,10 @@ def load(ref: str):
         newest = _newest(ctx, ref)
         log.info("%s is %s", ref, newest)
         ref = newest
+    if ref.startswith("store://") and ref.endswith(".list"):  # what the items of a step with `foreach` saved
+        return [
+            load(r) for r in json.loads(get(ctx.store, ref.removeprefix("store://").removesuffix(".list")))
+        ]
     if ref.startswith(("store://", "models:/")):
         return read_value(ctx.store, ref)
     return read_table(ctx.tables, ref)

@@ -95,9 +95,16 @@ class Tracker:
         )
         self.client.set_terminated(child, "FAILED" if state == "failed" else "FINISHED")
 
-    def finish(self, state: str) -> None:
-        "Close the run."
-        self.client.set_tag(self.run, "mlw.state", state)
+    def finish(self, state: str, cached: Mapping[str, str] | None = None) -> None:
+        "Close the run; `cached` names the earlier child runs that made the results of steps taken from the cache."
+        from mlflow.entities import RunTag
+
+        tags = [
+            RunTag("mlw.state", state),
+            *(RunTag(f"mlw.cached.{s}", r) for s, r in (cached or {}).items()),
+        ]
+        for i in range(0, len(tags), 100):  # MLflow takes 100 at a time
+            self.client.log_batch(self.run, tags=tags[i : i + 100])
         self.client.set_terminated(
             self.run, {"failed": "FAILED", "interrupted": "KILLED"}.get(state, "FINISHED")
         )

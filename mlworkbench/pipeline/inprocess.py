@@ -1,0 +1,145 @@
+"""IPython's own kernel without its sockets: cells run in this process, and nbclient is handed the messages that a kernel would send."""
+
+# The kernel is ipykernel's, configuration, magics, displays, comms and all; nbclient's code that turns messages into a notebook's
+# outputs is untouched. Only the road between them is short: no ZeroMQ, no polling, no waiting for a shutdown. One a process.
+
+import asyncio
+import inspect
+import sys
+import threading
+from collections import deque
+from queue import Empty
+from types import SimpleNamespace
+
+from ipykernel.inprocess.socket import DummySocket
+from ipykernel.iostream import IOPubThread
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+from jupyter_client.session import Session
+from tornado.ioloop import IOLoop
+from traitlets import Any, default
+
+
+class KeptMessages(Session):
+    "Keeps what would be sent, in order and in the form in which a client would receive it."
+
+    published = Any()
+    replies = Any()
+
+    def send(self, stream, msg_or_type, content=None, parent=None, ident=None, buffers=None, track=False, header=None, metadata=None):
+        msg = msg_or_type
+        if not isinstance(msg, dict):
+            msg = self.msg(msg_or_type, content=content, parent=parent, header=header, metadata=metadata)
+        received = {k: self.unpack(self.pack(msg[k])) for k in ("header", "parent_header", "metadata", "content")}
+        received |= {k: received["header"][k] for k in ("msg_id", "msg_type")}
+        received["buffers"] = [bytes(b) for b in buffers or ()]
+        (self.replies if received["msg_type"].endswith("_reply") else self.published).append(received)
+        return msg
+
+
+class Kernel(IPythonKernel):
+    "A kernel with nobody in its queue."
+
+    def _abort_queues(self, subshell_id=None):
+        pass
+
+
+class KernelApp(IPKernelApp):
+    "Sets the kernel up as ipykernel does, but for sockets, connection file and watching a parent."
+
+    kernel_class = Kernel
+    quiet = True
+
+    @default("session")
+    def _default_session(self):
+        return KeptMessages(parent=self, username="kernel", published=deque(), replies=deque())
+
+    def init_sockets(self):
+        self.iopub_thread = IOPubThread(DummySocket(), session=self.session)
+        self.iopub_thread.start()
+        self.iopub_socket = self.iopub_thread.background_socket
+
+    def init_kernel(self):
+        self.kernel = self.kernel_class.instance(
+            parent=self,
+            session=self.session,
+            iopub_thread=self.iopub_thread,
+            iopub_socket=self.iopub_socket,
+            stdin_socket=DummySocket(),
+            log=self.log,
+            profile_dir=self.profile_dir,
+            user_ns=self.user_ns,
+        )
+        self.kernel.shell_channel_thread = SimpleNamespace(parent_thread=threading.current_thread())
+        self.displayhook.get_execution_count = lambda: self.kernel.execution_count
+
+    def _nothing(self, *args, **kwargs):
+        pass
+
+    init_crash_handler = init_connection_file = init_poller = init_heartbeat = _nothing
+    write_connection_file = log_connection_info = _nothing
+
+
+class Channel:
+    "The receiving end of a channel, and where a widget's messages to the kernel wait for its next request."
+
+    def __init__(self, queue: deque, waiting: deque):
+        self.queue, self.send = queue, waiting.append
+
+    async def get_msg(self, timeout=None):
+        if not self.queue:
+            raise Empty
+        return self.queue.popleft()
+
+
+class InProcessKernel:
+    "What nbclient asks of a kernel's manager and client, in one."
+
+    has_kernel = True
+    allow_stdin = False
+
+    def __init__(self):
+        app = KernelApp.instance()
+        app.initialize(["--HistoryManager.enabled=False"])
+        self.kernel, self.session = app.kernel, app.session
+        self.waiting: deque = deque()
+        self.iopub_channel = Channel(self.session.published, self.waiting)
+        self.shell_channel = Channel(self.session.replies, self.waiting)
+
+    async def is_alive(self) -> bool:
+        return True
+
+    async def execute(self, code, silent=False, store_history=True, user_expressions=None, allow_stdin=None, stop_on_error=True):
+        while self.waiting:
+            await self.handle(self.waiting.popleft())
+        content = {"code": code, "silent": silent, "store_history": store_history, "user_expressions": user_expressions or {}}
+        return await self.handle(
+            self.session.msg("execute_request", content | {"allow_stdin": False, "stop_on_error": stop_on_error})
+        )
+
+    def kernel_info(self) -> str:
+        request = self.session.msg("kernel_info_request")
+        self.session.send(None, "kernel_info_reply", self.kernel.kernel_info | {"status": "ok"}, request)
+        return request["header"]["msg_id"]
+
+    async def handle(self, request: dict) -> str:
+        "Do what the request says, as `Kernel.dispatch_shell` would; its id."
+        kernel, ident = self.kernel, [b"nbclient"]
+        request.setdefault("buffers", [])
+        kernel.io_loop = IOLoop.current()
+        kernel.set_parent(ident, request, channel="shell")
+        kernel._publish_status("busy", "shell")
+        kernel.pre_handler_hook()
+        try:
+            done = kernel.shell_handlers[request["header"]["msg_type"]](None, ident, request)
+            if inspect.isawaitable(done):
+                await done
+        except KeyboardInterrupt:
+            self.session.send(None, "execute_reply", {"status": "error", "ename": "KeyboardInterrupt", "evalue": ""}, request)
+        finally:
+            kernel.post_handler_hook()
+        await asyncio.sleep(0)  # tasks that the cell started get their turn
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        kernel._publish_status("idle", "shell")
+        return request["header"]["msg_id"]
