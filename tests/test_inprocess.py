@@ -95,7 +95,9 @@ def notebook(cells: list[str]) -> nbformat.NotebookNode:
 
 
 def in_kernel(nb: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
-    client = NotebookClient(nb, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(
+        nb, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
     try:
         client.execute()
     except Exception as err:
@@ -105,8 +107,21 @@ def in_kernel(nb: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
 
 def in_process(nb: nbformat.NotebookNode, settings: Settings) -> nbformat.NotebookNode:
     store = Store(settings.resolve(settings.store.url))
-    task = {"pipeline": "p", "step": "a", "item": None, "run": "r", "fingerprint": "f" * 64, "parts": {}, "values": {}}
-    task |= {"file": "01_a.ipynb", "folder": "deep", "notebook": put(store, nbformat.writes(nb).encode()), "cells": 1}
+    task = {
+        "pipeline": "p",
+        "step": "a",
+        "item": None,
+        "run": "r",
+        "fingerprint": "f" * 64,
+        "parts": {},
+        "values": {},
+    }
+    task |= {
+        "file": "01_a.ipynb",
+        "folder": "deep",
+        "notebook": put(store, nbformat.writes(nb).encode()),
+        "cells": 1,
+    }
     task |= {"timeout": None, "lineage": {}, "settings": settings.model_dump(mode="json"), "env": {}}
     try:
         executed = execute_step(task)["notebook"]
@@ -146,12 +161,16 @@ def settings(tmp_path_factory) -> Settings:
 
 @pytest.mark.parametrize("name", CORPUS)
 def test_the_notebook_is_that_of_a_kernel_of_its_own(name, settings, monkeypatch):
-    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # ipykernel looks at it, and then leaves what processes print alone
+    monkeypatch.delenv(
+        "PYTEST_CURRENT_TEST"
+    )  # ipykernel looks at it, and then leaves what processes print alone
     expected = in_kernel(notebook(CORPUS[name]), settings.root / "deep")
     found = in_process(notebook(CORPUS[name]), settings)
     for a, b in zip(normal(found), normal(expected), strict=True):
         assert a == b
-    assert found.metadata.language_info == expected.metadata.get("language_info", found.metadata.language_info)
+    assert found.metadata.language_info == expected.metadata.get(
+        "language_info", found.metadata.language_info
+    )
     widgets = [len(nb.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {}))
                for nb in (found, expected)]  # fmt: skip
     assert widgets[0] == widgets[1]
@@ -160,8 +179,18 @@ def test_the_notebook_is_that_of_a_kernel_of_its_own(name, settings, monkeypatch
 def test_a_notebook_of_another_kernel_gets_it(settings, tmp_path, monkeypatch):
     spec = tmp_path / "kernels" / "other"
     spec.mkdir(parents=True)
-    argv = ["/usr/bin/env", "OTHER=1", os.sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Other", "language": "python"}))
+    argv = [
+        "/usr/bin/env",
+        "OTHER=1",
+        os.sys.executable,
+        "-m",
+        "ipykernel_launcher",
+        "-f",
+        "{connection_file}",
+    ]
+    (spec / "kernel.json").write_text(
+        json.dumps({"argv": argv, "display_name": "Other", "language": "python"})
+    )
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     nb = notebook(["import os\nos.environ['OTHER'], os.getppid() != 1, os.getcwd()"])
     nb.metadata.kernelspec.name = "other"

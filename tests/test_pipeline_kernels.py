@@ -8,7 +8,6 @@ from mlworkbench.pipeline.kernels import (
     Path,
     Settings,
     StoreError,
-    json,
     os,
     servers,
     signal,
@@ -84,7 +83,7 @@ def gone(pids, seconds=10.0):
 
 def first_event(child, call):
     said = []
-    child._send(json.dumps({"call": call, "arguments": []}).encode() + b"\n")
+    child.ask(call)
     while not said:
         said = child.read().get("event", {}).get("pids", [])
     return said

@@ -5,18 +5,24 @@
 # %% auto #0
 from mlworkbench.pipeline.runner import (
     ParameterError,
+    Path,
     Request,
     Settings,
     Store,
     git_commit,
+    os,
     parse_parameters,
+    read_manifest,
     read_pipeline,
     read_record,
     run_pipeline,
+    threading,
     user_name,
 )
 
 # %% ../nbs/api/28_pipeline.runner.ipynb #test-runner
+import json
+
 import pytest
 from fastcore.nbio import mk_cell, new_nb, write_nb
 
@@ -29,14 +35,16 @@ def settings(tmp_path):
     (tmp_path / "settings.ini").write_text("[project]\nname = tiny\n")
     write(tmp_path, "01_ingest", "save('numbers', list(range(n)))", "n: int = 3")
     write(tmp_path, "02_train", "metric('total', sum(load(numbers)))", "numbers: Input = 'ingest.numbers'")
-    return Settings(root=tmp_path)
+    return Settings(root=tmp_path, kernels={"preload": "json"})
 
 
-def write(root, name, code, parameters="", prose=""):
+def write(root, name, code, parameters="", prose="", options=None):
     nb = new_nb()
     start = "from mlworkbench import File, Input, load, metric, save\n" + parameters
     tagged = mk_cell(start, metadata={"tags": ["parameters"]}, id="parameters")
     nb.cells = [tagged, mk_cell(prose or "words", cell_type="markdown", id="prose"), mk_cell(code, id="work")]
+    if options:
+        nb.cells.insert(0, mk_cell(f"---\nstep: {options}\n---", cell_type="raw", id="front"))
     path = root / "nbs/pipelines/tiny" / f"{name}.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_nb(nb, path)
@@ -86,6 +94,142 @@ def test_a_step_that_fails_stops_only_what_depends_on_it(settings):
     assert (settings.reports / "tiny" / record["run"] / "02_train.ipynb").exists()
     write(settings.root, "02_train", "save('model', 1)", "numbers: Input = 'ingest.numbers'")
     assert run(settings) == {"ingest": "cached", "train": "done", "card": "cached", "deploy": "done"}
+
+
+def blob(settings, step, output):
+    store = Store(settings.resolve(settings.store.url))
+    ref = read_record(store, "latest", f"tiny/{step}")["outputs"][output]["ref"]
+    return Path(store.blob_path(ref.removeprefix("store://").partition(".")[0]))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "flipped in secret"])
+def test_a_damaged_artifact_is_never_served_but_made_again(settings, damage):
+    run(settings)
+    path = blob(settings, "ingest", "numbers")
+    whole, facts = path.read_bytes(), path.stat()
+    path.chmod(0o644)
+    path.write_bytes(whole[:-2] if damage == "truncated" else whole.replace(b"2", b"7"))
+    if damage == "flipped in secret":  # as a failing disk would, without a new time
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+        write(
+            settings.root,
+            "02_train",
+            "metric('total', 3 * sum(load(numbers)))",
+            "numbers: Input = 'ingest.numbers'",
+        )
+    record = run_pipeline(settings, "tiny")
+    assert record["state"] == "done" and record["steps"]["ingest"]["state"] == "done"
+    assert path.read_bytes() == whole
+    total = read_manifest(
+        Store(settings.resolve(settings.store.url)), record["steps"]["train"]["fingerprint"]
+    )["metrics"]
+    assert total == {"total": 9.0 if damage == "flipped in secret" else 3.0}
+
+
+def test_a_damaged_manifest_is_made_again(settings):
+    record = run_pipeline(settings, "tiny")
+    store = Store(settings.resolve(settings.store.url))
+    fingerprint = record["steps"]["train"]["fingerprint"]
+    path = Path(store.record_path("manifests", f"{fingerprint[:2]}/{fingerprint}"))
+    path.write_text(path.read_text().replace('"total": 3.0', '"total": 8.0'))
+    assert run(settings) == {"ingest": "cached", "train": "done"}
+
+
+def test_steps_that_do_not_need_each_other_run_side_by_side(settings):
+    code = "import pathlib, time\npathlib.Path('{0}').touch()\nuntil = time.time() + 30\nwhile not pathlib.Path('{1}').exists():\n    assert time.time() < until\n    time.sleep(0.01)"
+    write(settings.root, "01_ingest", code.format("a", "b"))
+    write(settings.root, "02_train", code.format("b", "a"))
+    assert run(settings, workers=2) == {"ingest": "done", "train": "done"}
+
+
+def test_resources_bound_what_runs_side_by_side(settings):
+    code = "import os, time\nos.mkdir('held')\ntime.sleep(0.3)\nos.rmdir('held')"
+    write(settings.root, "01_ingest", code, options="{resources: {gpu: 1}}")
+    write(settings.root, "02_train", code + "\nNone", options="{resources: {gpu: 1}}")
+    with pytest.raises(PipelineError, match=r"01_ingest.ipynb asks for gpu 1; there is: cpu"):
+        run(settings)
+    with_gpu = settings.model_copy(update={"engine": type(settings.engine)(workers=4, resources="gpu 1")})
+    assert run(with_gpu) == {"ingest": "done", "train": "done"}
+
+
+def test_a_failed_step_is_tried_again(settings):
+    code = "import pathlib\nseen = pathlib.Path('seen')\nn = int(seen.read_text()) if seen.exists() else 0\nseen.write_text(str(n + 1))\nassert n >= {0}\nsave('numbers', [1])"
+    write(settings.root, "01_ingest", code.format(1), options="{retries: 1}")
+    assert run(settings, only="ingest") == {"ingest": "done"}
+    write(settings.root, "01_ingest", code.format(9), options="{retries: 1}")
+    record = run_pipeline(settings, "tiny", Request(only="ingest"))
+    assert (
+        record["steps"]["ingest"]["state"] == "failed"
+        and "AssertionError" in record["steps"]["ingest"]["error"]
+    )
+    assert (settings.pipelines / "tiny" / "seen").read_text() == "4", "two runs of two attempts each"
+
+
+def test_a_step_over_its_timeout_is_ended_and_says_so(settings):
+    write(
+        settings.root,
+        "01_ingest",
+        "import time; time.sleep(600); save('numbers', [1])",
+        options="{timeout: 6s}",
+    )
+    record = run_pipeline(settings, "tiny", Request(only="ingest"))
+    assert "longer than its timeout of 6 seconds" in record["steps"]["ingest"]["error"]
+
+
+def test_a_step_without_cache_always_runs(settings):
+    write(settings.root, "01_ingest", "save('numbers', [1])", options="{cache: false}")
+    assert run(settings) == {"ingest": "done", "train": "done"}
+    assert run(settings) == {"ingest": "done", "train": "cached"}
+
+
+def test_foreach_runs_once_an_item_and_hands_on_the_list(settings):
+    write(settings.root, "01_ingest", "save('carriers', ['AA', 'UA', 'B/6'])")
+    each = "metric('length', len(carrier))\nsave('model', {'carrier': carrier})"
+    write(
+        settings.root, "02_train", each, "carrier: str = ''", options="{foreach: {carrier: ingest.carriers}}"
+    )
+    write(
+        settings.root,
+        "03_card",
+        "save('names', [m['carrier'] for m in load(models)])",
+        "models: Input = 'train.model'",
+    )
+    items = {"train[AA]": "done", "train[UA]": "done", "train[B/6]": "done"}
+    assert run(settings) == {"ingest": "done", **items, "card": "done"}
+    assert json.loads(blob(settings, "card", "names").read_bytes()) == ["AA", "UA", "B/6"]
+    assert run(settings) == dict.fromkeys(("ingest", *items, "card"), "cached")
+    write(settings.root, "01_ingest", "save('carriers', ['AA', 'DL'])")
+    record = run_pipeline(settings, "tiny")
+    assert {s: i["state"] for s, i in record["steps"].items()} == {
+        "ingest": "done", "train[AA]": "cached", "train[DL]": "done", "card": "done"
+    }  # fmt: skip
+    assert {p.name for p in (settings.reports / "tiny" / record["run"]).glob("02*")} == {
+        f"02_train.{i}.{e}" for i in ("AA", "DL") for e in ("ipynb", "html")
+    }
+
+
+def test_foreach_over_no_list_is_explained(settings):
+    write(settings.root, "01_ingest", "save('carriers', {'AA': 1})")
+    write(
+        settings.root, "02_train", "1", "carrier: str = ''", options="{foreach: {carrier: ingest.carriers}}"
+    )
+    assert "is no list but a dict" in run_pipeline(settings, "tiny")["steps"]["train"]["error"]
+
+
+def test_a_step_that_another_run_computes_is_waited_for(settings):
+    write(
+        settings.root,
+        "01_ingest",
+        "import time; time.sleep(1.5)\nopen('runs', 'a').write('x')\nsave('numbers', [1])",
+    )
+    states = []
+    threads = [threading.Thread(target=lambda: states.append(run(settings))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (settings.pipelines / "tiny" / "runs").read_text() == "x"
+    assert sorted(s["ingest"] for s in states) == ["cached", "done"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['main', 'run', 'status', 'graph', 'runs', 'show', 'diff', 'approve', 'reject', 'score', 'monitor', 'lab', 'dashboards',
-           'doctor', 'gc', 'init']
+           'doctor', 'kernels', 'kernels_status', 'kernels_start', 'kernels_stop', 'gc', 'init']
 
 # %% ../../nbs/api/70_app.cli.ipynb #imports
 import os
@@ -83,6 +83,7 @@ def _pipeline_name(settings, given: str | None) -> str:
         "mlw run flights -p train.iterations=400",
         "mlw run flights --from train",
         "mlw run flights --only features --force",
+        "mlw run flights --workers 4 --log-format json",
     )
 )
 @click.argument("pipeline", required=False)
@@ -100,7 +101,15 @@ def _pipeline_name(settings, given: str | None) -> str:
     metavar="STEP.NAME=VALUE",
     help="Set a parameter of a step; may be given several times.",
 )
-def run(pipeline, start, only, force, parameters) -> None:
+@click.option("--workers", type=click.IntRange(min=1), help="Steps at a time; settings.ini's if not given.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json"]),
+    default="auto",
+    show_default=True,
+    help="auto: live in a terminal, lines elsewhere; json: a JSON object a line.",
+)
+def run(pipeline, start, only, force, parameters, workers, log_format) -> None:
     "Run a pipeline; steps that have not changed come from the cache."
     from mlworkbench.app.console import print_outcome, watch_run
     from mlworkbench.pipeline.graph import read_pipeline
@@ -109,10 +118,11 @@ def run(pipeline, start, only, force, parameters) -> None:
     settings = _settings()
     name = _pipeline_name(settings, pipeline)
     graph = read_pipeline(settings.pipelines / name)
-    request = Request(parse_parameters(list(parameters), graph), start, only, force)
+    request = Request(parse_parameters(list(parameters), graph), start, only, force, workers)
     signal.signal(signal.SIGTERM, _interrupt)
-    record = watch_run(settings, graph, request)
-    print_outcome(settings, _store(settings), record)
+    record = watch_run(settings, graph, request, as_json=log_format == "json")
+    if log_format == "auto":
+        print_outcome(settings, _store(settings), record)
     if record["state"] != "done":
         sys.exit(2)
 
@@ -269,7 +279,8 @@ def _environment(settings) -> dict[str, str]:
     from mlworkbench.pipeline.tracking import QUIET
 
     python_path = os.pathsep.join(filter(None, [str(settings.root), os.environ.get("PYTHONPATH")]))
-    return {**QUIET, **os.environ, "MLW_PROJECT": str(settings.root), "PYTHONPATH": python_path}
+    warm = {"JUPYTER_DEFAULT_PROVISIONER_NAME": "mlworkbench"}  # kernels are forked from the warm server
+    return {**QUIET, **warm, **os.environ, "MLW_PROJECT": str(settings.root), "PYTHONPATH": python_path}
 
 
 def _serve(arguments: list[str], environment: dict[str, str]) -> None:
@@ -315,6 +326,37 @@ def doctor() -> None:
 
     if not print_doctor(_settings()):
         sys.exit(2)
+
+
+@main.group(epilog=_example("mlw kernels status", "mlw kernels stop"))
+def kernels() -> None:
+    "The fork server that makes kernels start at once."
+
+
+@kernels.command("status", epilog=_example("mlw kernels status"))
+def kernels_status() -> None:
+    "Which fork servers of this project run, and what they have imported."
+    from mlworkbench.app.console import print_servers
+
+    print_servers(_settings())
+
+
+@kernels.command("start", epilog=_example("mlw kernels start"))
+def kernels_start() -> None:
+    "Start the fork server now, so that the next run finds it warm."
+    from mlworkbench.pipeline.kernels import start_server
+
+    start_server(_settings())
+    click.echo("The fork server is starting; `mlw kernels status` shows it once it is warm.")
+
+
+@kernels.command("stop", epilog=_example("mlw kernels stop"))
+def kernels_stop() -> None:
+    "End the fork servers of this project; kernels that still work finish first."
+    from mlworkbench.pipeline.kernels import stop_servers
+
+    stopped = stop_servers(_settings())
+    click.echo(f"Stopped {stopped} fork server{'s' * (stopped != 1)}." if stopped else "There was none.")
 
 
 @main.command(epilog=_example("mlw gc --dry-run", "mlw gc --keep 5"))

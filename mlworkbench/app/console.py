@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['STATES', 'new_console', 'RunView', 'watch_run', 'relative', 'program', 'print_outcome', 'print_runs', 'print_run',
-           'print_diff', 'print_status', 'print_month', 'progress', 'print_doctor']
+           'print_diff', 'print_status', 'print_month', 'progress', 'print_servers', 'print_doctor']
 
 # %% ../../nbs/api/71_app.console.ipynb #imports
 import contextlib
+import json
 import platform
 import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from ..core.settings import SECTIONS, Settings
 from ..core.store import Store, put
 from ..pipeline.graph import Pipeline
 from ..pipeline.history import list_runs, manifests_of
+from ..pipeline.kernels import can_fork, servers
 from ..pipeline.report import metric_rows, number, short_commit
 from ..pipeline.runner import Event, Request, run_pipeline
 
@@ -113,8 +115,22 @@ def _line(event: Event) -> str:
     )
 
 
-def watch_run(settings: Settings, pipeline: Pipeline, request: Request) -> dict:
+def _json_line(**facts) -> None:
+    print(json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | facts), flush=True)
+
+
+def _as_json(event: Event) -> None:
+    kept = {k: v for k, v in vars(event).items() if v or k == "seconds"}
+    _json_line(**kept | {"seconds": round(event.seconds, 3)})
+
+
+def watch_run(settings: Settings, pipeline: Pipeline, request: Request, as_json: bool = False) -> dict:
     "Run the pipeline and show how it goes; the answer is the run's record."
+    if as_json:
+        record = run_pipeline(settings, pipeline.name, request, _as_json)
+        errors = {s: i["error"] for s, i in record["steps"].items() if i.get("error")}
+        _json_line(**{k: record[k] for k in ("run", "pipeline", "state", "seconds", "report")}, errors=errors)
+        return record
     console = new_console()
     view = RunView(list(pipeline.steps), console)
     if not console.is_terminal:
@@ -371,6 +387,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
             f"{settings.resolve(settings.store.url)} can be written ({put(Store(settings.resolve(settings.store.url)), b'')[:8]})"
         ),
     )
+    yield "warm kernels", lambda: _server_words(settings)
     yield "mlflow", lambda: f"{len(model_names(settings))} models"
     yield "audit log", audit
     for name in pipeline_names(settings.pipelines):
@@ -378,6 +395,41 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
             f"pipeline {name}",
             lambda name=name: f"{len(read_pipeline(settings.pipelines / name).steps)} steps",
         )
+
+
+def _server_words(settings: Settings) -> str:
+    if not can_fork(settings):
+        return "off (settings.ini, section [kernels], or no fork on this system)"
+    running = [s for s in servers(settings) if s["current"]]
+    return (
+        f"a fork server runs, process {running[0]['pid']}"
+        if running
+        else "no fork server runs; the next run starts one"
+    )
+
+
+def print_servers(settings: Settings) -> None:
+    "The fork servers of the project."
+    console, found = new_console(), servers(settings)
+    if not found:
+        console.print(_server_words(settings))
+    for server in found:
+        age = (datetime.now().timestamp() - server["born"]) / 60
+        state = "in use" if server["current"] else "of older packages or settings; it ends by itself"
+        console.print(
+            Text.assemble(
+                (f"process {server['pid']}", "bold"),
+                f"  {state}, up {age:.0f} min, {len(server['children'])} kernels",
+            )
+        )
+        console.print(
+            Text(
+                f"    ends after {server['idle'] / 60:g} min without work; imported: {', '.join(server['preload'])}",
+                "dim",
+            )
+        )
+        for name, why in server["failed"].items():
+            console.print(Text(f"    could not import {name}: {why}", "yellow"))
 
 
 def print_doctor(settings: Settings) -> bool:

@@ -83,7 +83,9 @@ def describe(err: BaseException) -> dict:
     about = {"type": f"{kind.__module__}:{kind.__qualname__}", "message": str(err)}
     fields = getattr(err, "fields", None)
     if isinstance(fields, dict):
-        about["fields"] = {k: v if isinstance(v, (int, float, str, list)) else str(v) for k, v in fields.items()}
+        about["fields"] = {
+            k: v if isinstance(v, (int, float, str, list)) else str(v) for k, v in fields.items()
+        }
     return about | {"traceback": "".join(traceback.format_exception(err))}
 
 
@@ -108,7 +110,9 @@ def become_child(connection, request: dict, descriptors: list[int]) -> None:
     sys.argv[:] = [""]
     sys.path_importer_cache.clear()
     importlib.invalidate_caches()
-    sys.modules.pop("matplotlib_inline.backend_inline", None)  # it ties itself to the shell that there is when it is imported
+    sys.modules.pop(
+        "matplotlib_inline.backend_inline", None
+    )  # it ties itself to the shell that there is when it is imported
     time.tzset()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
@@ -204,7 +208,12 @@ class Server:
             self.fork(connection, request, descriptors)
         elif asked == "status":
             about = {k: self.about[k] for k in ("identity", "root", "preload", "idle")}
-            about |= {"pid": os.getpid(), "born": self.born, "children": sorted(self.children), "failed": self.failed}
+            about |= {
+                "pid": os.getpid(),
+                "born": self.born,
+                "children": sorted(self.children),
+                "failed": self.failed,
+            }
             say(connection, about)
         elif asked == "stop":
             say(connection, {"children": len(self.children)})
@@ -253,14 +262,19 @@ class Server:
                     self.poll.unregister(connection.fileno())
                 with contextlib.suppress(OSError):
                     connection.settimeout(1)
-                    connection.sendall(b"\n" + json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+                    connection.sendall(
+                        b"\n" + json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode() + b"\n"
+                    )
                 connection.close()
             self.used = time.monotonic()
 
 
 def is_of_project(origin: str, root: str) -> bool:
     "Whether a file is the project's own; packages may be installed in a folder of it (`.venv`)."
-    return os.path.realpath(origin).startswith(os.path.join(root, "")) and f"{os.sep}site-packages{os.sep}" not in origin
+    return (
+        os.path.realpath(origin).startswith(os.path.join(root, ""))
+        and f"{os.sep}site-packages{os.sep}" not in origin
+    )
 
 
 def kill_group(pid: int) -> None:

@@ -26,11 +26,24 @@ class KeptMessages(Session):
     published = Any()
     replies = Any()
 
-    def send(self, stream, msg_or_type, content=None, parent=None, ident=None, buffers=None, track=False, header=None, metadata=None):
+    def send(
+        self,
+        stream,
+        msg_or_type,
+        content=None,
+        parent=None,
+        ident=None,
+        buffers=None,
+        track=False,
+        header=None,
+        metadata=None,
+    ):
         msg = msg_or_type
         if not isinstance(msg, dict):
             msg = self.msg(msg_or_type, content=content, parent=parent, header=header, metadata=metadata)
-        received = {k: self.unpack(self.pack(msg[k])) for k in ("header", "parent_header", "metadata", "content")}
+        received = {
+            k: self.unpack(self.pack(msg[k])) for k in ("header", "parent_header", "metadata", "content")
+        }
         received |= {k: received["header"][k] for k in ("msg_id", "msg_type")}
         received["buffers"] = [bytes(b) for b in buffers or ()]
         (self.replies if received["msg_type"].endswith("_reply") else self.published).append(received)
@@ -109,12 +122,27 @@ class InProcessKernel:
     async def is_alive(self) -> bool:
         return True
 
-    async def execute(self, code, silent=False, store_history=True, user_expressions=None, allow_stdin=None, stop_on_error=True):
+    async def execute(
+        self,
+        code,
+        silent=False,
+        store_history=True,
+        user_expressions=None,
+        allow_stdin=None,
+        stop_on_error=True,
+    ):
         while self.waiting:
             await self.handle(self.waiting.popleft())
-        content = {"code": code, "silent": silent, "store_history": store_history, "user_expressions": user_expressions or {}}
+        content = {
+            "code": code,
+            "silent": silent,
+            "store_history": store_history,
+            "user_expressions": user_expressions or {},
+        }
         return await self.handle(
-            self.session.msg("execute_request", content | {"allow_stdin": False, "stop_on_error": stop_on_error})
+            self.session.msg(
+                "execute_request", content | {"allow_stdin": False, "stop_on_error": stop_on_error}
+            )
         )
 
     def kernel_info(self) -> str:
@@ -135,7 +163,12 @@ class InProcessKernel:
             if inspect.isawaitable(done):
                 await done
         except KeyboardInterrupt:
-            self.session.send(None, "execute_reply", {"status": "error", "ename": "KeyboardInterrupt", "evalue": ""}, request)
+            self.session.send(
+                None,
+                "execute_reply",
+                {"status": "error", "ename": "KeyboardInterrupt", "evalue": ""},
+                request,
+            )
         finally:
             kernel.post_handler_hook()
         await asyncio.sleep(0)  # tasks that the cell started get their turn

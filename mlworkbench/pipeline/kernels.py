@@ -201,8 +201,7 @@ class Child:
 
     def call(self, target: str, *arguments, on_event: Callable[[dict], None] = lambda event: None):
         "Result of `module:function` with `arguments` and `tell=`. Raises what it raises of ours, else `RuntimeError`; `KernelDied`."
-        with contextlib.suppress(OSError, ValueError):
-            self._send(json.dumps({"call": target, "arguments": arguments}).encode() + b"\n")
+        self.ask(target, *arguments)
         while True:
             said = self.read()
             if "event" in said:
@@ -215,6 +214,11 @@ class Child:
                 raise KernelDied(
                     f"The process {self.pid} {ending(said['exit'])}.", status=said["exit"], pid=self.pid
                 )
+
+    def ask(self, target: str, *arguments) -> None:
+        "Send a call, and leave its answer to `read`."
+        with contextlib.suppress(OSError, ValueError):
+            self._send(json.dumps({"call": target, "arguments": arguments}).encode() + b"\n")
 
     def read(self) -> dict:
         "The next thing that it says; `exit` if that was all."
