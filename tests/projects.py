@@ -25,10 +25,17 @@ def mlw(project: Path, *arguments: str, timeout: float = 300, **env: str) -> sub
 
 
 def write_step(
-    project: Path, name: str, *cells: str, parameters: str | None = "", pipeline: str = "p"
+    project: Path,
+    name: str,
+    *cells: str,
+    parameters: str | None = "",
+    pipeline: str = "p",
+    options: str | None = None,
 ) -> Path:
-    "A step notebook of plain code cells; `parameters=None` leaves the tagged cell out."
+    "A step notebook of plain code cells; `parameters=None` leaves the tagged cell out, `options` stand in the front matter."
     nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    if options:
+        nb.cells.append(nbformat.v4.new_raw_cell(f"---\nstep: {options}\n---", id="front"))
     if parameters is not None:
         head = "from mlworkbench import File, Input, Table, figure, load, metric, path, save\n"
         tagged = nbformat.v4.new_code_cell(

@@ -109,13 +109,18 @@ def _pipeline_name(settings, given: str | None) -> str:
     show_default=True,
     help="auto: live in a terminal, lines elsewhere; json: a JSON object a line.",
 )
-def run(pipeline, start, only, force, parameters, workers, log_format) -> None:
+@click.option(
+    "--engine",
+    metavar="local|dask://HOST:PORT",
+    help="Where steps run: here, or on a Dask cluster; settings.ini's if not given.",
+)
+def run(pipeline, start, only, force, parameters, workers, log_format, engine) -> None:
     "Run a pipeline; steps that have not changed come from the cache."
     from mlworkbench.app.console import print_outcome, watch_run
     from mlworkbench.pipeline.graph import read_pipeline
     from mlworkbench.pipeline.runner import Request, parse_parameters
 
-    settings = _settings()
+    settings = _with_engine(_settings(), engine)
     name = _pipeline_name(settings, pipeline)
     graph = read_pipeline(settings.pipelines / name)
     request = Request(parse_parameters(list(parameters), graph), start, only, force, workers)
@@ -125,6 +130,17 @@ def run(pipeline, start, only, force, parameters, workers, log_format) -> None:
         print_outcome(settings, _store(settings), record)
     if record["state"] != "done":
         sys.exit(2)
+
+
+def _with_engine(settings, engine: str | None):
+    "The settings with the engine that the command line asks for."
+    if engine is None:
+        return settings
+    kind, _, address = engine.partition("://")
+    if kind not in ("local", "dask") or (kind == "dask" and not address):
+        raise click.UsageError(f"--engine {engine}: write local, or dask://HOST:PORT.")
+    own = settings.engine.model_copy(update={"engine": kind, "scheduler": f"tcp://{address}"})
+    return settings.model_copy(update={"engine": own})
 
 
 def _interrupt(*_) -> None:

@@ -10,6 +10,7 @@ __all__ = ['SECTIONS', 'ProjectSection', 'StoreSection', 'TablesSection', 'Track
 import configparser
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -70,6 +71,10 @@ class KernelsSection(_Section):
 class EngineSection(_Section):
     "How steps are run."
 
+    engine: Literal["local", "dask"] = Field(
+        "local", description="local: processes here; dask: workers of a cluster"
+    )
+    scheduler: str = Field("", description="address of the Dask scheduler, as in: tcp://10.0.0.5:8786")
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="steps at a time")
     resources: str = Field(
         "",
@@ -113,6 +118,14 @@ class Settings(_Section):
         if sep and scheme.startswith("sqlite"):
             return f"{scheme}:///{self.root / rest}" if rest and rest != ":memory:" else url
         return url if "://" in url else str(self.root / url)
+
+    def absolute(self) -> "Settings":
+        "The same settings with every URL as it is understood elsewhere than in the project's folder."
+        urls = {"store": ["url"], "tables": ["url"], "tracking": ["uri", "artifacts"], "audit": ["url"]}
+        told = self.model_dump(mode="json")
+        for section, keys in urls.items():
+            told[section] |= {key: self.resolve(told[section][key]) for key in keys}
+        return Settings(**told)
 
     @property
     def pipelines(self) -> Path:

@@ -44,7 +44,8 @@ class Store:
 
     def __init__(self, url: str | Path):
         try:
-            self.fs, self.root = fsspec.core.url_to_fs(str(url))
+            own = {"use_listings_cache": False} if "://" in str(url) else {}  # others write there too
+            self.fs, self.root = fsspec.core.url_to_fs(str(url), **own)
         except (ValueError, ImportError) as err:
             raise StoreError(
                 f"The store {url} can't be opened: {err}. See settings.ini, section [store], key 'url'.",
@@ -235,7 +236,6 @@ def _lease(store: Store, path: str) -> Callable[[], None] | None:
         store.fs.pipe_file(path, lease(), mode="create")
     except FileExistsError:
         with contextlib.suppress(FileNotFoundError, ValueError):
-            store.fs.invalidate_cache(path)
             if json.loads(store.fs.cat_file(path))["until"] > time.time():
                 return None
         with contextlib.suppress(FileNotFoundError):

@@ -36,6 +36,7 @@ from mlworkbench.core.store import (
 )
 from ..data.tables import table_version
 from .clerk import Clerk, known_page
+from .cluster import Cluster
 from .fingerprint import changes, fingerprint_of, fingerprint_parts
 from .formats import Output, contents
 from .graph import Pipeline, read_pipeline
@@ -232,6 +233,7 @@ class _Run:
     plan: Plan
     resources: Resources
     executor: Executor
+    execute: Callable[[dict, Callable[[int, int], None], Children], dict]  # here, or on a cluster
     tracking: Clerk
     pages: Clerk
     git: Future
@@ -286,13 +288,16 @@ def run_pipeline(
     request, began = request or Request(), time.monotonic()
     pipeline = read_pipeline(settings.pipelines / name)
     values = _check_request(settings.root, pipeline, request)
-    resources = Resources({"cpu": request.workers or settings.engine.workers} | settings.engine.amounts)
-    for step in pipeline.steps.values():
-        resources.check(step.options.resources, str(step.path))
+    resources = _resources(settings, pipeline, request)
     store = Store(settings.resolve(settings.store.url))
     put(store, b"")  # a store that can't be written is found before any kernel starts
     chosen = _chosen(pipeline, request)
-    pool = ThreadPoolExecutor(64, thread_name_prefix="step")
+    cluster = (
+        Cluster(settings, store, [pipeline.steps[s] for s in chosen])
+        if settings.engine.engine == "dask"
+        else None
+    )
+    pool = ThreadPoolExecutor(256, thread_name_prefix="step")
     run = _Run(
         settings,
         store,
@@ -305,6 +310,7 @@ def run_pipeline(
         Plan({s: pipeline.needs[s] for s in chosen}, _past_seconds(store, name, chosen)),
         resources,
         pool,
+        cluster.execute if cluster else execute_step,
         Clerk(settings, "tracking"),
         Clerk(settings, "pages"),
         pool.submit(git_commit, settings.root),
@@ -317,11 +323,27 @@ def run_pipeline(
         )
     except BaseException as err:
         _stop(run, "interrupted" if isinstance(err, KeyboardInterrupt) else "failed")
+        if cluster:
+            cluster.kill()
         raise
     finally:
         _end(run, began)
+        if cluster:
+            cluster.close()
         pool.shutdown(wait=False, cancel_futures=True)
     return record
+
+
+def _resources(settings: Settings, pipeline: Pipeline, request: Request) -> Resources:
+    "What steps may take. Dask counts the resources of its own workers."
+    if settings.engine.engine == "dask":
+        return Resources(
+            dict.fromkeys({k for s in pipeline.steps.values() for k in s.options.resources} | {"cpu"}, 256.0)
+        )
+    resources = Resources({"cpu": request.workers or settings.engine.workers} | settings.engine.amounts)
+    for step in pipeline.steps.values():
+        resources.check(step.options.resources, str(step.path))
+    return resources
 
 
 def _new_record(settings: Settings, pipeline: str, chosen: list[str]) -> dict:
@@ -506,7 +528,7 @@ def _compute(run: _Run, unit: _Unit) -> dict:
     def on_cell(done: int, total: int) -> None:
         run.on_event(Event(unit.name, "running", done, total, time.monotonic() - unit.began, tuple(unit.why)))
 
-    return execute_step(_task(run, unit), on_cell, run.children)
+    return run.execute(_task(run, unit), on_cell, run.children)
 
 
 def _task(run: _Run, unit: _Unit) -> dict:
@@ -524,6 +546,7 @@ def _task(run: _Run, unit: _Unit) -> dict:
         "notebook": put(run.store, unit.step.data),
         "cells": sum(bool(c.source.strip()) for c in unit.step.cells),
         "timeout": unit.step.options.timeout,
+        "resources": unit.step.options.resources,
         "lineage": _lineage(run, unit),
         "settings": run.settings.model_dump(mode="json"),
         "env": kernel_environment(run.settings, unit.child),
