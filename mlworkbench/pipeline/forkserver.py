@@ -92,6 +92,7 @@ def describe(err: BaseException) -> dict:
 def become_child(connection, request: dict, descriptors: list[int]) -> None:
     "Make the process that was just forked look like one that was just started, and serve."
     os.setsid()
+    call_it("mlw-kernel")
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     for standard, given in zip((1, 2), descriptors, strict=True):
@@ -269,6 +270,12 @@ class Server:
             self.used = time.monotonic()
 
 
+def call_it(name: str) -> None:
+    "Name this process for `ps` and `top`, where that is possible."
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as f:
+        f.write(name)
+
+
 def is_of_project(origin: str, root: str) -> bool:
     "Whether a file is the project's own; packages may be installed in a folder of it (`.venv`)."
     return (
@@ -304,6 +311,7 @@ def main() -> None:
     if sys.argv[1:] == ["--child"]:
         serve_calls(Pipes())
     server = Server(json.loads(sys.argv[1]))  # listens from now on; clients wait while the imports are done
+    call_it("mlw-forkserver")
     server.preload()
     server.serve()
 

@@ -188,17 +188,18 @@ def busy_worker(address: str) -> str | None:
 
 def test_a_worker_that_is_killed_in_a_step_costs_nothing_but_time(steps, cluster, start, tmp_path):
     address, worker = cluster
-    code = (
-        f"import time\nopen('{tmp_path / 'begun'}', 'a').write('x')\ntime.sleep(4)\nsave('rows', [1, 2, 3])"
-    )
-    write_step(steps, "01_read", code)
-    workers = {name: worker(name) for name in ("one", "two")}
     mlw_path = os.path.join(os.path.dirname(sys.executable), "mlw")
-    run = start(mlw_path, "run", "p", "--engine", address, cwd=steps, log=tmp_path / "run.log")
-    until(lambda: (tmp_path / "begun").exists())
-    os.kill(workers[until(lambda: busy_worker(address))].pid, signal.SIGKILL)
-    assert run.wait(120) == 0, (tmp_path / "run.log").read_text()
-    assert (tmp_path / "begun").read_text() == "xx", "the step was run again elsewhere"
+    workers = {name: worker(name) for name in ("w0", "w1")}
+    for round_ in range(max(1, int(os.environ.get("CHAOS_ROUNDS", "6")) // 10)):
+        begun = tmp_path / f"begun{round_}"
+        code = f"import time\nopen('{begun}', 'a').write('x')\ntime.sleep(4)\nsave('rows', [1, 2, {round_}])"
+        write_step(steps, "01_read", code)
+        run = start(mlw_path, "run", "p", "--engine", address, cwd=steps, log=tmp_path / "run.log")
+        until(begun.exists)
+        os.kill(workers.pop(until(lambda: busy_worker(address))).pid, signal.SIGKILL)
+        workers[f"w{round_ + 2}"] = worker(f"w{round_ + 2}")
+        assert run.wait(120) == 0, (tmp_path / "run.log").read_text()
+        assert begun.read_text() == "xx", "the step was run again elsewhere"
 
 
 def test_resources_are_those_of_dask(steps, cluster):
