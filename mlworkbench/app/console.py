@@ -208,6 +208,11 @@ def _next(settings: Settings, record: Mapping, versions: list[str]) -> list[tupl
     if record["state"] != "done":
         return [
             (f"{mlw} run {record['pipeline']}", "goes on from the steps that finished"),
+            *[
+                (f"{mlw} debug {s}", "opens it where it failed")
+                for s, i in record["steps"].items()
+                if i.get("notebook")
+            ][:1],
             (f"{mlw} show latest", "what each step did"),
         ]
     commands = []

@@ -250,7 +250,7 @@ class _Run:
     written: float = 0.0
 
     def tell(self, unit: str, state: str, **about) -> None:
-        kept = {k: v for k, v in about.items() if k in ("seconds", "why", "error", "fingerprint")}
+        kept = {k: v for k, v in about.items() if k in ("seconds", "why", "error", "fingerprint", "notebook")}
         self.record["steps"].setdefault(unit, {"seconds": 0.0, "why": []}).update(kept, state=state)
         self.on_event(
             Event(unit, state, **{k: v for k, v in about.items() if k in ("done", "total", "seconds", "why")})
@@ -556,7 +556,7 @@ def _task(run: _Run, unit: _Unit) -> dict:
 def _lineage(run: _Run, unit: _Unit) -> dict:
     "Where a result of the step comes from: commit, fingerprints and table versions of everything upstream."
     before = run.pipeline.upstream(unit.step.name)
-    upstream = {u: m for u, m in sorted(run.manifests.items()) if m["step"] in before}
+    upstream = {u: run.manifests[u] for s in sorted(before) for u in run.units[s]}
     outputs = [o for m in upstream.values() for o in m["outputs"].values()]
     tables = [o["about"] for o in outputs if o["kind"] == "version" and o["ref"].startswith("table:")]
     tables += [
@@ -611,7 +611,7 @@ def _damaged_inputs(run: _Run, unit: _Unit, err: StepFailed) -> list[str]:
         or unit.item is not None
     ):
         return []
-    broken = lambda step: any(not _intact(run, m) for m in run.manifests.values() if m["step"] == step)
+    broken = lambda step: any(not _intact(run, run.manifests[u]) for u in run.units[step])
     return [step for step in run.plan.needs[unit.step.name] if broken(step)]
 
 
@@ -621,7 +621,7 @@ def _fail(run: _Run, unit: _Unit, err: WorkbenchError, seconds: float) -> None:
         kept = run.folder / f"{_stem(unit)}.ipynb"
         write_file(kept, get(run.store, executed))
         message += f"\nThe notebook as it failed: {kept}"
-    run.tell(unit.name, "failed", error=message, seconds=seconds, notebook=str(executed))
+    run.tell(unit.name, "failed", error=message, seconds=seconds, notebook=executed)
     _ended(run, unit, False)
 
 
@@ -688,17 +688,15 @@ def _accept(run: _Run, unit: _Unit, manifest: dict) -> None:
 
 
 def _write_pages(run: _Run, unit: str) -> None:
-    "The executed notebook and its HTML, in the run's folder: linked to an earlier run's where it has them, for they never change."
-    manifest, stem = run.manifests[unit], run.record["steps"][unit]["file"]
-    earlier = run.settings.reports / run.pipeline.name / manifest["run"]
+    "The executed notebook and its HTML, in the run's folder: as links to the store's read-only files where that is possible."
+    stem = run.record["steps"][unit]["file"]
     run.folder.mkdir(parents=True, exist_ok=True)
-    for ending in ("ipynb", "html"):
-        name = f"{stem}.{ending}"
+    for ending, digest in (("ipynb", run.manifests[unit]["notebook"]), ("html", _page(run, unit))):
+        target = run.folder / f"{stem}.{ending}"
         try:
-            os.link(earlier / name, run.folder / name)
-        except OSError:
-            digest = manifest["notebook"] if ending == "ipynb" else _page(run, unit)
-            write_file(run.folder / name, get(run.store, digest))
+            os.link(run.store.blob_path(digest), target)
+        except OSError:  # another file system, or no file system
+            write_file(target, get(run.store, digest))
 
 
 def _page(run: _Run, unit: str) -> str:
