@@ -138,8 +138,8 @@ def many_cached(count: int) -> float:
         return timed([MLW, "run", "chain"], project)
 
 
-def kernel_memory(project: Path) -> tuple[float, float]:
-    "Proportional set size in MB of four kernels that imported what a step imports: cold ones, and warm ones with their server."
+def kernel_memory(project: Path) -> tuple[float, float, float]:
+    "Proportional set size in MB of four kernels that imported what a step imports, cold and warm, and of the fork server."
     code = "import matplotlib.pyplot, mlflow, pandas, sklearn.linear_model, time; open('{0}', 'w').close(); time.sleep(600)"
 
     def pss(processes) -> float:
@@ -174,15 +174,18 @@ def kernel_memory(project: Path) -> tuple[float, float]:
         [MLW, "run", "wide", "--force", "--workers", "4"], cwd=project, stdout=subprocess.DEVNULL
     )
     wait_for(marks)
-    warm = [
+    ours_ = [
         p
         for p in psutil.process_iter()
         if p.name() in ("mlw-forkserver", "mlw-kernel") and any(str(project) in a for a in p.cmdline())
     ]
+    server = pss([p for p in ours_ if p.name() == "mlw-forkserver"])
+    warm = [p for p in ours_ if p.name() == "mlw-kernel" and p.cwd() == str(folder)]
+    assert len(warm) == 4
     warm_pss = pss(warm)
     run.send_signal(signal.SIGINT)
     run.wait()
-    return cold_pss, warm_pss
+    return cold_pss, warm_pss, server
 
 
 def wait_for(marks: list[Path]) -> None:
@@ -349,7 +352,7 @@ def main() -> int:
             if (python := pythons.get("dagstermill")) and count == 0:  # minutes a round
                 note("dagstermill, all", dagster(python, Path(place) / "dagster"))
         overhead = statistics.median(overheads(project))
-        cold_pss, warm_pss = kernel_memory(project)
+        cold_pss, warm_pss, server_pss = kernel_memory(project)
         stop_servers(project)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     loop = medians["papermill loop"]
@@ -365,7 +368,7 @@ def main() -> int:
     for n, value in sizes.items():
         print(f"| {n} cached steps | {value:.2f} | {value / n * 1000:.2f} ms a step | |")
     print(
-        f"\noverhead of a step, median: {overhead:.3f} s; PSS of 4 kernels: cold {cold_pss:.0f} MB, warm {warm_pss:.0f} MB (server included)\n"
+        f"\noverhead of a step, median: {overhead:.3f} s; PSS of 4 kernels: cold {cold_pss:.0f} MB, warm {warm_pss:.0f} MB, the fork server {server_pss:.0f} MB\n"
     )
     targets = [
         ("cold, 1 worker, times faster than papermill", loop / medians["cold, 1 worker"], 5, True),

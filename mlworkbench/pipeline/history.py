@@ -8,6 +8,8 @@ __all__ = ['list_runs', 'find_run', 'manifests_of', 'diff_runs', 'collect_garbag
 # %% ../../nbs/api/29_pipeline.history.ipynb #imports
 import difflib
 import json
+import os
+import socket
 from collections.abc import Mapping
 
 from ..core.errors import PipelineError, did_you_mean
@@ -16,10 +18,31 @@ from .clerk import known_page
 from .runner import read_manifest
 
 # %% ../../nbs/api/29_pipeline.history.ipynb #find
+def _as_it_is(record: dict) -> dict:
+    "The record, unless its process was killed and could not say so."
+    if (
+        record.get("state") != "running"
+        or record.get("host") != socket.gethostname()
+        or not record.get("pid")
+    ):
+        return record
+    try:
+        os.kill(record["pid"], 0)
+        return record
+    except ProcessLookupError:
+        ended = {
+            s: i | {"state": "interrupted"} if i["state"] in ("running", "elsewhere") else i
+            for s, i in record["steps"].items()
+        }
+        return record | {"state": "interrupted", "steps": ended}
+    except PermissionError:
+        return record
+
+
 def list_runs(store: Store, pipeline: str | None = None) -> list[dict]:
     "Records of all runs, or of a pipeline's, newest first."
     names = [n for n in list_records(store, "runs") if pipeline is None or n.startswith(f"{pipeline}/")]
-    records = filter(None, (read_record(store, "runs", n) for n in names))
+    records = map(_as_it_is, filter(None, (read_record(store, "runs", n) for n in names)))
     return sorted(records, key=lambda r: r["run"], reverse=True)
 
 

@@ -51,7 +51,13 @@ class KeptMessages(Session):
 
 
 class Kernel(IPythonKernel):
-    "A kernel with nobody in its queue."
+    "A kernel with nobody in its queue, and no debugger, which would take longer to import than all the rest."
+
+    debugger_class = Any()
+
+    def __init__(self, **kwargs):
+        sys.modules.setdefault("ipykernel.debugger", SimpleNamespace(_is_debugpy_available=False))
+        super().__init__(**kwargs)
 
     def _abort_queues(self, subshell_id=None):
         pass

@@ -35,11 +35,16 @@ log = logging.getLogger(__name__)
 INTERNAL = (  # what a step needs besides its own imports
     "pydantic",
     "fsspec.implementations.local",
+    "pyarrow.dataset",
     "scrapbook",
     "papermill",
     "ipykernel.kernelapp",
     "ipykernel.inprocess.socket",
     "IPython.core.completerlib",
+    "IPython.core.oinspect",
+    "IPython.core.debugger",
+    "tornado.platform.asyncio",
+    "IPython.extensions.storemagic",
     "mlworkbench.pipeline.worker:warm_up",
 )
 _READ_ON_IMPORT = ("OMP_", "OPENBLAS_", "MKL_", "BLIS_", "GOTO_", "KMP_", "NUMEXPR_", "POLARS_", "ARROW_", "MALLOC_", "LD_",

@@ -36,7 +36,7 @@ from mlworkbench.core.store import (
 )
 from ..data.tables import table_version
 from .clerk import Clerk, known_page
-from .cluster import Cluster
+from .cluster import Cluster, write_plan
 from .fingerprint import changes, fingerprint_of, fingerprint_parts
 from .formats import Output, contents
 from .graph import Pipeline, read_pipeline
@@ -58,6 +58,8 @@ class Request:
     only: str | None = None  # this step and what it needs, nothing after it
     force: bool = False  # run the chosen steps even if they are cached
     workers: int | None = None  # steps at a time; what settings.ini says if not given
+    part_of: str | None = None  # a planned run: compute nothing but `only`, and note it there
+    plan_only: bool = False  # write the plan into the store, and run nothing
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,8 @@ class _Run:
         self.write()
 
     def write(self, now: bool = False) -> None:
+        if self.request.part_of:
+            return  # others write there too; see `_note_part`
         if now or time.monotonic() - self.written > 0.3:
             write_record(self.store, "runs", f"{self.pipeline.name}/{self.record['run']}", self.record)
             self.written = time.monotonic()
@@ -305,7 +309,7 @@ def run_pipeline(
         request,
         values,
         on_event,
-        record := _new_record(settings, name, chosen),
+        record := _new_record(settings, name, chosen, request.part_of),
         settings.reports / name / record["run"],
         Plan({s: pipeline.needs[s] for s in chosen}, _past_seconds(store, name, chosen)),
         resources,
@@ -315,6 +319,8 @@ def run_pipeline(
         Clerk(settings, "pages"),
         pool.submit(git_commit, settings.root),
     )
+    if request.plan_only:
+        return _plan_only(run)
     run.write(now=True)
     try:
         _loop(run, _forced(pipeline, request, chosen))
@@ -346,8 +352,8 @@ def _resources(settings: Settings, pipeline: Pipeline, request: Request) -> Reso
     return resources
 
 
-def _new_record(settings: Settings, pipeline: str, chosen: list[str]) -> dict:
-    run = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+def _new_record(settings: Settings, pipeline: str, chosen: list[str], run: str | None) -> dict:
+    run = run or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     return {
         "run": run,
         "pipeline": pipeline,
@@ -391,6 +397,8 @@ def _end(run: _Run, began: float) -> None:
     record["seconds"] = round(time.monotonic() - began, 3)
     write_index(run.store, run.folder, run.pipeline, record, run.manifests)
     run.write(now=True)
+    if run.request.part_of:
+        _note_part(run)
     run.pages.close()
     run.tracking.close()
 
@@ -431,7 +439,9 @@ def _open(run: _Run, step: str, forced: bool) -> None:
 
 def _units_of(run: _Run, notebook: StepNotebook, forced: bool) -> Iterator[_Unit]:
     roots = (notebook.path.parent, run.settings.root)
-    forced = forced or not notebook.options.cache
+    forced = (forced or not notebook.options.cache) and (
+        run.request.part_of is None or notebook.name == run.request.only
+    )
     for item, name, values in _items(run, notebook):
         injected, meaning = _resolve(run.settings, notebook, values, run.results)
         parts = fingerprint_parts(notebook, meaning, roots)
@@ -484,6 +494,10 @@ def _settle(run: _Run, unit: _Unit) -> bool:
             run.tell(unit.name, "cached", fingerprint=unit.fingerprint)
             _ended(run, unit, True)
             return True
+    if run.request.part_of and unit.step.name != run.request.only:
+        text = f"'{unit.name}' has not finished in {run.request.part_of}. First: mlw step {run.pipeline.name}/{unit.step.name} --run {run.request.part_of}"
+        _fail(run, unit, InputError(text), 0.0)
+        return True
     if not run.resources.take(unit.step.options.resources):
         return False
     if not unit.forced:
@@ -520,15 +534,34 @@ def _compute(run: _Run, unit: _Unit) -> dict:
     "The manifest of the unit; runs in a thread of its own."
     with run.lock:
         if run.mlflow is None:
-            tags = {"mlw.user": run.record["user"], "mlflow.source.git.commit": run.git.result()}
-            run.mlflow = run.tracking.call("begin_run", run.pipeline.name, run.record["run"], tags)
-            run.record["mlflow_run"] = run.mlflow[1]
+            run.mlflow = _begin_books(run)
     unit.child = run.tracking.call("begin_step", run.mlflow, unit.name, {"mlw.fingerprint": unit.fingerprint})
 
     def on_cell(done: int, total: int) -> None:
         run.on_event(Event(unit.name, "running", done, total, time.monotonic() - unit.began, tuple(unit.why)))
 
     return run.execute(_task(run, unit), on_cell, run.children)
+
+
+def _begin_books(run: _Run) -> list[str]:
+    "Experiment and MLflow run of this run, begun when its first unit is computed; its plan is in the store from then on."
+    tags = {"mlw.user": run.record["user"], "mlflow.source.git.commit": run.git.result()}
+    with _alone(run) if run.request.part_of else contextlib.nullcontext():
+        known = read_record(run.store, "runs", _record_name(run)) if run.request.part_of else None
+        if known and known.get("mlflow"):
+            return known["mlflow"]
+        run.record["mlflow"] = run.tracking.call("begin_run", run.pipeline.name, run.record["run"], tags)
+        run.record["mlflow_run"] = run.record["mlflow"][1]
+        if known:
+            write_record(
+                run.store,
+                "runs",
+                _record_name(run),
+                known | {k: run.record[k] for k in ("mlflow", "mlflow_run")},
+            )
+        else:
+            write_plan(run.settings, run.store, run.pipeline, run.record["run"], run.request.parameters)
+    return run.record["mlflow"]
 
 
 def _task(run: _Run, unit: _Unit) -> dict:
@@ -670,6 +703,48 @@ def _gathered(store: Store, outputs: list[dict]) -> dict[str, Output]:
 def _drop(run: _Run, step: str) -> None:
     for other in run.plan.finish(step, False):
         run.tell(other, "not run")
+
+# %% ../../nbs/api/28_pipeline.runner.ipynb #parts
+def _record_name(run: _Run) -> str:
+    return f"{run.pipeline.name}/{run.record['run']}"
+
+
+@contextlib.contextmanager
+def _alone(run: _Run) -> Iterator[None]:
+    "Hold the run's record."
+    while (release := claim(run.store, f"run-{run.record['run']}")) is None:
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        release()
+
+
+def _plan_only(run: _Run) -> dict:
+    run.record |= {"state": "planned", "git": run.git.result(), "pid": None}  # no process to look for
+    write_plan(run.settings, run.store, run.pipeline, run.record["run"], run.request.parameters)
+    run.write(now=True)
+    run.executor.shutdown()
+    return run.record
+
+
+def _note_part(run: _Run) -> None:
+    "Add this part to the shared record; close the run's books with the last part."
+    with _alone(run):
+        whole = read_record(run.store, "runs", _record_name(run)) or run.record
+        steps = whole["steps"]
+        for unit, info in run.record["steps"].items():
+            if info["state"] != "cached" or steps.get(unit, {}).get("state") not in ("done", "cached"):
+                steps[unit] = info
+        for step in (s for s in list(steps) if run.units.get(s) and s not in run.units[s]):
+            del steps[step]  # a step with `foreach`, of which the items are noted
+        states = {i["state"] for i in steps.values()}
+        open_ = states & {"not run", "waiting", "running"}
+        whole["state"] = "failed" if "failed" in states else "running" if open_ else "done"
+        whole["seconds"] = round(sum(i["seconds"] for i in steps.values()), 3)
+        write_record(run.store, "runs", _record_name(run), whole)
+    if run.mlflow and whole["state"] != "running":
+        run.tracking.submit("end_run", run.mlflow, whole["state"], {})
 
 # %% ../../nbs/api/28_pipeline.runner.ipynb #accept
 def _stem(unit: _Unit) -> str:
