@@ -203,9 +203,9 @@ def environment(name: str, packages: list[str]) -> Path | None:
     if not (place / "ready").exists():
         shutil.rmtree(place, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-        common = ["pandas", "scikit-learn", "matplotlib", "mlflow", "pyarrow", "ipykernel", "papermill"]
+        common = ["pandas", "scikit-learn", "matplotlib", "mlflow", "pyarrow", "ipykernel"]
         done = subprocess.run(
-            [str(python), "-m", "pip", "install", "-q", *common, *packages], capture_output=True, text=True
+            [str(python), "-m", "pip", "install", "-q", *packages, *common], capture_output=True, text=True
         )
         if done.returncode:
             print(f"{name} can't be installed here: {done.stderr.strip().splitlines()[-1]}")

@@ -16,7 +16,8 @@ def steps(project):
     write_step(
         project,
         "02_train",
-        "x = load(n)\nmetric('half', x / by)",
+        "x = load(n)",
+        "metric('half', x / by)",
         parameters="n: Input = 'read.n'\nby: float = 2",
     )
     return project
