@@ -29,6 +29,9 @@ test: $(ENV)  ## everything that is tested: notebooks, package with coverage, in
 chaos: $(ENV)  ## 100 kills at random instants, 20 pairs of runs at once, 10 killed workers
 	@CHAOS_ROUNDS=100 $(BIN)/python -m pytest -q -s tests/integration/test_chaos.py tests/integration/test_cluster.py
 
+bench-engine: $(ENV)  ## how fast the engine is beside papermill, ploomber and dagstermill
+	@$(BIN)/python benchmarks/engine.py
+
 check: $(ENV)  ## what a commit must pass: clean, export without a diff, lint, test
 	@$(BIN)/nbdev-clean
 	@$(BIN)/nbdev-export
@@ -42,4 +45,4 @@ lab: $(ENV)  ## open JupyterLab
 dashboards: $(ENV)  ## open the Voila pages
 	@$(BIN)/mlw dashboards
 
-.PHONY: help install demo test chaos check lab dashboards
+.PHONY: help install demo test chaos bench-engine check lab dashboards

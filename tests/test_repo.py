@@ -127,7 +127,9 @@ def test_conda_environment_asks_for_the_same_packages():
 
 def test_every_import_is_declared():
     known = packages_distributions()
-    declared = {requirement(d)[0].lower() for d in PYPROJECT["project"]["dependencies"]}
+    project = PYPROJECT["project"]
+    extras = [d for name in ("cluster", "team") for d in project["optional-dependencies"][name]]
+    declared = {requirement(d)[0].lower() for d in [*project["dependencies"], *extras]}
     undeclared = set()
     for path in (ROOT / "mlworkbench").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
