@@ -17,7 +17,8 @@ from mlworkbench.app.debugging import (
 import pytest
 from fastcore.nbio import mk_cell, new_nb, write_nb
 
-from mlworkbench.pipeline.runner import Request, run_pipeline
+from mlworkbench.pipeline.request import Request
+from mlworkbench.pipeline.runner import run_pipeline
 
 
 @pytest.fixture

@@ -4,29 +4,24 @@
 
 # %% auto #0
 from mlworkbench.pipeline.runner import (
-    ParameterError,
-    Path,
     Request,
     Settings,
     Store,
-    git_commit,
-    os,
-    parse_parameters,
     read_manifest,
-    read_pipeline,
     read_record,
     run_pipeline,
-    threading,
-    user_name,
 )
 
 # %% ../nbs/api/28_pipeline.runner.ipynb #test-runner
 import json
+import os
+import threading
+from pathlib import Path
 
 import pytest
 from fastcore.nbio import mk_cell, new_nb, write_nb
 
-from mlworkbench.core.errors import DataError, PipelineError
+from mlworkbench.core.errors import DataError, ParameterError, PipelineError
 from mlworkbench.core.store import list_records
 
 
@@ -277,15 +272,3 @@ def test_events_tell_cells_and_reasons(settings):
     ingest = [e for e in events if e.step == "ingest"]
     assert (ingest[0].state, ingest[0].why, ingest[-1].state) == ("running", ("first run",), "done")
     assert [(e.done, e.total) for e in ingest if e.total] == [(0, 2), (1, 2), (2, 2), (2, 2)]
-
-
-def test_parameters_are_named_by_step(settings):
-    tiny = read_pipeline(settings.pipelines / "tiny")
-    assert parse_parameters(["ingest.n=5"], tiny) == {"ingest": {"n": "5"}}
-    with pytest.raises(PipelineError, match="Did you mean 'ingest'"):
-        parse_parameters(["ingets.n=5"], tiny)
-
-
-def test_who_and_which_commit(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLW_USER", "ada")
-    assert user_name() == "ada" and git_commit(tmp_path) == ""

@@ -124,7 +124,7 @@ def run(pipeline, start, only, force, parameters, workers, log_format, engine, p
     "Run a pipeline; steps that have not changed come from the cache."
     from mlworkbench.app.console import print_outcome, watch_run
     from mlworkbench.pipeline.graph import read_pipeline
-    from mlworkbench.pipeline.runner import Request, parse_parameters
+    from mlworkbench.pipeline.request import Request, parse_parameters
 
     settings = _with_engine(_settings(), engine)
     name = _pipeline_name(settings, pipeline)
@@ -163,7 +163,8 @@ def step(step, run_, url) -> None:
     from mlworkbench.app.console import print_part
     from mlworkbench.core.store import Store
     from mlworkbench.pipeline.cluster import read_plan
-    from mlworkbench.pipeline.runner import Request, run_pipeline
+    from mlworkbench.pipeline.request import Request
+    from mlworkbench.pipeline.runner import run_pipeline
 
     pipeline, slash, name = step.partition("/")
     if not (pipeline and slash and name):

@@ -31,7 +31,8 @@ from ..pipeline.graph import Pipeline
 from ..pipeline.history import list_runs, manifests_of
 from ..pipeline.kernels import can_fork, servers
 from ..pipeline.report import metric_rows, number, short_commit
-from ..pipeline.runner import Event, Request, run_pipeline
+from ..pipeline.request import Event, Request
+from ..pipeline.runner import run_pipeline
 
 # %% ../../nbs/api/71_app.console.ipynb #console
 def new_console(stderr: bool = False) -> Console:

@@ -12,7 +12,7 @@ from ..core.errors import ApprovalRefused
 from ..core.settings import Settings
 from .audit import AuditRow, record
 from ..models.registry import CHALLENGER, CHAMPION, ModelVersion, model_names, model_versions
-from ..pipeline.runner import user_name
+from ..pipeline.run import user_name
 from ..pipeline.tracking import mlflow_client
 
 # %% ../../nbs/api/42_governance.approvals.ipynb #waiting

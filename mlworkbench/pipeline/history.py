@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from ..core.errors import PipelineError, did_you_mean
 from ..core.store import Store, collect, get, list_records, read_record, remove_record
 from .clerk import known_page
-from .runner import read_manifest
+from .run import read_manifest
 
 # %% ../../nbs/api/29_pipeline.history.ipynb #find
 def _as_it_is(record: dict) -> dict:

@@ -125,7 +125,8 @@ def execute_step(
     with tempfile.TemporaryDirectory(prefix="mlw-") as scratch, open(f"{scratch}/said", "w+b") as said:
         child = start_child(settings, settings.root / task["folder"], _environment(task), said)
         children.add(child)
-        clock = threading.Timer(task["timeout"] or 0, child.kill)
+        late = threading.Event()
+        clock = threading.Timer(task["timeout"] or 0, lambda: (late.set(), child.kill()))
         clock.daemon = True
         if task["timeout"]:
             clock.start()
@@ -141,8 +142,9 @@ def execute_step(
         except StepFailed as err:
             raise _with_notebook(settings, scratch, err) from err
         except KernelDied as err:
-            late = clock.finished.is_set() and not children.killed.is_set()
-            raise _with_notebook(settings, scratch, _died(task, err, late, _last_words(said))) from err
+            raise _with_notebook(
+                settings, scratch, _died(task, err, late.is_set(), _last_words(said))
+            ) from err
         finally:
             clock.cancel()
             child.kill()
@@ -153,17 +155,16 @@ def _died(task: Mapping, err: KernelDied, late: bool, words: str) -> StepFailed:
     status = err.fields.get("status")
     if late:
         problem, exception = (
-            f"took longer than its timeout of {task['timeout']:g} seconds and was ended",
+            f"took longer than its timeout of {task['timeout']:g} seconds and was ended.",
             "TimeoutError",
         )
     else:
+        hint = " It may have run out of memory." if status == -9 else ""
         problem, exception = (
-            f"could not be run to its end: its process {ending(status)}.{words}",
+            f"could not be run to its end: its process {ending(status)}.{words}{hint}",
             "KernelDied",
         )
-        if status == -9:
-            problem += " It may have run out of memory"
-    return StepFailed(f"Step '{task['step']}' {problem}.", exception=exception, status=status)
+    return StepFailed(f"Step '{task['step']}' {problem}", exception=exception, status=status)
 
 
 def _last_words(said) -> str:
