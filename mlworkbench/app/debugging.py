@@ -48,7 +48,7 @@ def _failed_in(store: Store, step: str, run: str | None) -> dict:
     hint = did_you_mean(step, failed) or " No step failed there."
     raise PipelineError(f"The step '{step}' has not failed{f' in {run}' if run else ''}.{hint}", step=step)
 
-
+# %% ../../nbs/api/74_app.debugging.ipynb #lay-out-failure
 def lay_out_failure(settings: Settings, step: str, run: str | None = None) -> Scene:
     "The scene of the failure of `step`, in `run` or most lately. Raises `PipelineError`."
     store = Store(settings.resolve(settings.store.url))
@@ -84,7 +84,7 @@ def lay_out_failure(settings: Settings, step: str, run: str | None = None) -> Sc
         step, record["run"], info["error"], place, [source(c) for c in code[:at]], source(code[at]), folder
     )
 
-
+# %% ../../nbs/api/74_app.debugging.ipynb #environment
 _PLAIN = str.maketrans(dict.fromkeys("/\\[]:* ", "_"))
 
 
@@ -126,7 +126,7 @@ def _ready(address: str, token: str, server: subprocess.Popen) -> None:
                 raise PipelineError("JupyterLab did not start; what it said is above.") from None
             time.sleep(0.1)
 
-
+# %% ../../nbs/api/74_app.debugging.ipynb #start-lab
 def start_lab(
     settings: Settings, scene: Scene, options: list[str], env: Mapping[str, str]
 ) -> tuple[subprocess.Popen, str]:
@@ -153,7 +153,7 @@ def start_lab(
     _run_before(kernel, scene)
     return server, f"{address}/lab/tree/{path}?token={token}"
 
-
+# %% ../../nbs/api/74_app.debugging.ipynb #run-before
 def _run_before(kernel: str, scene: Scene) -> None:
     "Run the cells before the failed one in the kernel."
     from jupyter_client import BlockingKernelClient

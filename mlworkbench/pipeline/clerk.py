@@ -60,7 +60,7 @@ def which_exist(settings: dict, uris: list[str], tell: Tell) -> list[str]:
 
     return [uri for uri in uris if model_version_exists(Settings(**settings), uri)]
 
-
+# %% ../../nbs/api/27a_pipeline.clerk.ipynb #make-page
 def make_page(settings: dict, notebook: str, title: str, tell: Tell) -> str:
     "Digest of the HTML of an executed notebook, given by its digest."
     from mlworkbench.pipeline.report import notebook_html

@@ -95,7 +95,7 @@ def _counts(cell) -> bool:
     tags = cell.metadata.get("tags", [])
     return cell.cell_type == "code" and bool(cell.source.strip()) and "injected-parameters" not in tags
 
-
+# %% ../../nbs/api/25_pipeline.engine.ipynb #engine-2
 def _engine() -> str:
     "Name of our papermill engine, registered at first use because papermill takes a second to import."
     from papermill.clientwrap import PapermillNotebookClient
@@ -150,7 +150,7 @@ def run_notebook(
         if progress.nb is not None:
             progress.save()
 
-
+# %% ../../nbs/api/25_pipeline.engine.ipynb #failure
 def _failure(notebook: Path, nb, err) -> StepFailed:
     "The error of a step that raised, with the cell that did."
     failed = next(

@@ -70,7 +70,7 @@ def _installed() -> list:
 def _digest(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
-
+# %% ../../nbs/api/24b_pipeline.kernels.ipynb #socket-folder
 def socket_folder() -> Path:
     "Folder that only this user can open, with the sockets of this user's servers. Raises `StoreError`."
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
@@ -130,7 +130,7 @@ def servers(settings: Settings) -> list[dict]:
             found.append(about | {"current": path == now, "socket": str(path)})
     return found
 
-
+# %% ../../nbs/api/24b_pipeline.kernels.ipynb #stop-servers
 def stop_servers(settings: Settings) -> int:
     "End the project's servers; children that still work are left to finish. How many there were."
     return sum(_ask(Path(s["socket"]), "stop") is not None for s in servers(settings))
@@ -145,7 +145,7 @@ def _only_one(path: Path) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
-
+# %% ../../nbs/api/24b_pipeline.kernels.ipynb #start-server
 def start_server(settings: Settings) -> Path:
     "Socket of the running server, started if there is none. It answers at once, and forks when its imports are done. Raises `KernelDied`."
     path = socket_path(settings)
@@ -253,7 +253,7 @@ class Child:
     def __exit__(self, *_) -> None:
         self.kill()
 
-
+# %% ../../nbs/api/24b_pipeline.kernels.ipynb #ending
 def ending(status: int | None) -> str:
     "How a process ended, in words."
     if status is None:
@@ -283,7 +283,7 @@ def start_child(settings: Settings, cwd: str | Path, env: Mapping[str, str], out
         )
     return _new(str(cwd), env, output)
 
-
+# %% ../../nbs/api/24b_pipeline.kernels.ipynb #forked
 def _forked(settings: Settings, cwd: str, env: Mapping[str, str], output) -> Child:
     path = [p for p in env.get("PYTHONPATH", "").split(os.pathsep) if p]
     request = json.dumps({"do": "child", "cwd": cwd, "env": dict(env), "path": path}).encode() + b"\n"

@@ -49,7 +49,7 @@ class StepOptions:
     cache: bool = True  # whether an earlier result may stand for it
     foreach: tuple[str, object] | None = None  # parameter, and the input or list it takes its values from
 
-
+# %% ../../nbs/api/20_pipeline.notebook.ipynb #stepnotebook
 @dataclass(frozen=True)
 class StepNotebook:
     "A notebook as a step of a pipeline."
@@ -122,7 +122,7 @@ def _comments(source: str) -> dict[int, str]:
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
 
-
+# %% ../../nbs/api/20_pipeline.notebook.ipynb #read-parameters
 def read_parameters(cell: Cell, path: Path) -> dict[str, Parameter]:
     "Parameters that the tagged cell declares, in order."
     comments, found = _comments(cell.source), {}
@@ -216,7 +216,7 @@ def _foreach(value, parameters: dict[str, Parameter], place: str) -> tuple[str, 
         raise NotebookError(f"{place}: foreach: '{name}' is an input; the item needs a parameter of its own.")
     return name, source
 
-
+# %% ../../nbs/api/20_pipeline.notebook.ipynb #read-options
 def read_options(given: dict, parameters: dict[str, Parameter], path: Path) -> StepOptions:
     "Checked options of a step. Raises `NotebookError`."
     place = f"{path}, front matter, step"

@@ -104,7 +104,7 @@ class WarmProvisioner(LocalProvisioner):
             log.info("%s is not ipykernel in this Python: an ordinary kernel.", cmd[0])
         return await super().launch_kernel(cmd, **kwargs)
 
-
+# %% ../../nbs/api/24c_pipeline.provisioner.ipynb #start
 def _start(settings: Settings, arguments: list[str], kwargs: Mapping) -> Child:
     with contextlib.ExitStack() as stack:
         output = kwargs.get("stderr") or stack.enter_context(os.fdopen(os.dup(2), "wb"))

@@ -119,7 +119,7 @@ def find_output(outputs: Mapping[str, Mapping[str, Output]], name: str, place: s
         )
     return outputs[source][output]
 
-
+# %% ../../nbs/api/27d_pipeline.request.ipynb #check-request
 def check_request(root: Path, pipeline: Pipeline, request: Request) -> dict[str, dict]:
     "Values of every step's parameters, before anything runs."
     for step in filter(None, (request.start, request.only)):

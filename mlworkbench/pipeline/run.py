@@ -55,7 +55,7 @@ class Unit:
     child: str | None = None  # MLflow run id
     began: float = 0.0
 
-
+# %% ../../nbs/api/27e_pipeline.run.ipynb #run
 @dataclass
 class Run:
     "What a run knows while it is under way."
@@ -230,7 +230,7 @@ def plan_only(run: Run) -> dict:
     run.executor.shutdown()
     return run.record
 
-
+# %% ../../nbs/api/27e_pipeline.run.ipynb #note-part
 def note_part(run: Run) -> None:
     "Add this part to the shared record; close the run's books with the last part."
     with alone(run):

@@ -30,6 +30,8 @@ from .formats import Output, read_value
 from .graph import read_pipeline
 from .notebook import StepNotebook, coerce
 from .report import write_index
+
+# %% ../../nbs/api/28_pipeline.runner.ipynb #imports-of-runs
 from mlworkbench.pipeline.request import (
     Event,
     Request,
@@ -119,7 +121,7 @@ def run_pipeline(
         pool.shutdown(wait=False, cancel_futures=True)
     return record
 
-
+# %% ../../nbs/api/28_pipeline.runner.ipynb #stop
 def _stop(run: Run, state: str) -> None:
     "End everything that is under way."
     run.children.kill()
@@ -182,7 +184,7 @@ def _open(run: Run, step: str, forced: bool) -> None:
     if not units:
         _finish_step(run, step)
 
-
+# %% ../../nbs/api/28_pipeline.runner.ipynb #units-of
 def _units_of(run: Run, notebook: StepNotebook, forced: bool) -> Iterator[Unit]:
     roots = (notebook.path.parent, run.settings.root)
     forced = (forced or not notebook.options.cache) and (
@@ -213,7 +215,7 @@ def _items(run: Run, notebook: StepNotebook) -> Iterator[tuple[object, str, dict
         value = coerce(notebook.parameters[parameter], item, notebook.where(parameter))
         yield item, f"{notebook.name}[{item}]", values | {parameter: value}
 
-
+# %% ../../nbs/api/28_pipeline.runner.ipynb #expand-record
 def _expand_record(run: Run, step: str, names: list[str]) -> None:
     "Put the units of a step with `foreach` in its place."
     steps = {}
@@ -259,7 +261,7 @@ def _settle(run: Run, unit: Unit) -> bool:
     _start(run, unit)
     return True
 
-
+# %% ../../nbs/api/28_pipeline.runner.ipynb #start-unit
 def _start(run: Run, unit: Unit) -> None:
     "Let the unit's notebook run."
     unit.began, unit.elsewhere = time.monotonic(), False
@@ -287,7 +289,7 @@ def _compute(run: Run, unit: Unit) -> dict:
 
     return run.execute(_task(run, unit), on_cell, run.children)
 
-
+# %% ../../nbs/api/28_pipeline.runner.ipynb #begin-books
 def _begin_books(run: Run) -> list[str]:
     "Experiment and MLflow run of this run, begun when its first unit is computed; its plan is in the store from then on."
     tags = {"mlw.user": run.record["user"], "mlflow.source.git.commit": run.git.result()}
@@ -308,7 +310,7 @@ def _begin_books(run: Run) -> list[str]:
             write_plan(run.settings, run.store, run.pipeline, run.record["run"], run.request.parameters)
     return run.record["mlflow"]
 
-
+# %% ../../nbs/api/28_pipeline.runner.ipynb #task
 def _task(run: Run, unit: Unit) -> dict:
     "All that a worker must know."
     return {
@@ -375,7 +377,7 @@ def _collect(run: Run, unit: Unit, future: Future) -> None:
         run.tell(unit.name, "done", fingerprint=unit.fingerprint, why=tuple(unit.why), **about)
         _ended(run, unit, True)
 
-
+# %% ../../nbs/api/28_pipeline.runner.ipynb #log-end
 def _log_end(run: Run, unit: Unit, metrics: dict, state: str) -> None:
     if unit.child:
         run.tracking.submit("end_step", run.mlflow, unit.child, unit.values, metrics, state)
@@ -413,7 +415,7 @@ def _ended(run: Run, unit: Unit, well: bool) -> None:
         else:
             _drop(run, unit.step.name)
 
-
+# %% ../../nbs/api/28_pipeline.runner.ipynb #finish-step
 def _finish_step(run: Run, step: str) -> None:
     units = run.units[step]
     if run.pipeline.steps[step].options.foreach:

@@ -88,7 +88,7 @@ class Plan:
         "Whether nothing is left to start or to wait for."
         return self.open == 0
 
-
+# %% ../../nbs/api/27b_pipeline.scheduler.ipynb #ranks
 def _ranks(
     needs: Mapping[str, tuple[str, ...]], users: Mapping[str, list[str]], seconds: Mapping[str, float]
 ) -> dict[str, float]:

@@ -114,7 +114,7 @@ def _environment(task: Mapping) -> dict[str, str]:
         "PYTHONPATH": path,
     }
 
-
+# %% ../../nbs/api/25b_pipeline.worker.ipynb #execute-step
 def execute_step(
     task: dict,
     on_cell: Callable[[int, int], None] = lambda done, total: None,  # code cells done, and all
@@ -150,7 +150,7 @@ def execute_step(
             child.kill()
             children.alive.discard(child)
 
-
+# %% ../../nbs/api/25b_pipeline.worker.ipynb #died
 def _died(task: Mapping, err: KernelDied, late: bool, words: str) -> StepFailed:
     status = err.fields.get("status")
     if late:
