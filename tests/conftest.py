@@ -21,25 +21,50 @@ atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True
 os.environ["MLW_KERNELS_PRELOAD"] = "numpy"
 
 
-@pytest.fixture(autouse=True)
-def _no_server_is_left() -> Iterator[None]:
-    yield
-    for path in Path(os.environ["XDG_RUNTIME_DIR"]).glob("*/*.sock"):
-        from mlworkbench.pipeline.kernels import _ask
+HOME = Path(tempfile.mkdtemp(prefix="mlw-home-")).resolve()
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
+
+def _stop_servers(but: Path | None = None) -> None:
+    from mlworkbench.pipeline.kernels import _ask
+
+    for path in Path(os.environ["XDG_RUNTIME_DIR"]).glob("*/*.sock"):
         about = _ask(path, "status")
+        if about and about["root"] == str(but):
+            continue
         if about:
             os.killpg(about["pid"], signal.SIGKILL)
         path.unlink(missing_ok=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_server_is_left_in_the_end() -> Iterator[None]:
+    yield
+    _stop_servers()
+
+
+@pytest.fixture(autouse=True)
+def _no_server_is_left() -> Iterator[None]:
+    "A test's own fork servers end with it; that of `home` serves the tests that come."
+    yield
+    _stop_servers(but=HOME)
+
+
 @pytest.fixture
-def project(tmp_path) -> Iterator[Path]:
-    "An empty project."
-    (tmp_path / "settings.ini").write_text("[project]\nname = small\n")
-    yield tmp_path
-    for process in processes_of(tmp_path):
+def home() -> Iterator[Path]:
+    "An empty folder, the same one for all tests that take it, so that they find its fork server warm."
+    yield HOME
+    for process in processes_of(HOME):
         process.kill()
+    for path in HOME.iterdir():
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+@pytest.fixture
+def project(home) -> Path:
+    "An empty project."
+    (home / "settings.ini").write_text("[project]\nname = small\n")
+    return home
 
 
 @pytest.fixture

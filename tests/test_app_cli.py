@@ -17,6 +17,9 @@ from click.testing import CliRunner
 
 COMMANDS = [
     "run",
+    "step",
+    "debug",
+    "kernels",
     "status",
     "graph",
     "runs",

@@ -22,11 +22,11 @@ from mlworkbench.pipeline.runner import run_pipeline
 
 
 @pytest.fixture
-def settings(tmp_path):
-    folder = tmp_path / "nbs/pipelines/p"
+def settings(home):
+    folder = home / "nbs/pipelines/p"
     folder.mkdir(parents=True)
-    (tmp_path / "settings.ini").write_text("[project]\nname = small\n")
-    (tmp_path / "helper.py").write_text("factor = 7\n")
+    (home / "settings.ini").write_text("[project]\nname = small\n")
+    (home / "helper.py").write_text("factor = 7\n")
     head = mk_cell(
         "from mlworkbench import Input, load, save\nfrom helper import factor\nn: int = 1",
         metadata={"tags": ["parameters"]},
@@ -41,7 +41,7 @@ def settings(tmp_path):
         ]
     )
     write_nb(nb, folder / "01_divide.ipynb")
-    return Settings(root=tmp_path, kernels={"preload": "json"})
+    return Settings(root=home, kernels={"preload": "numpy"})
 
 
 def test_a_failure_is_laid_out_with_its_values(settings):

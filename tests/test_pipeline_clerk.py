@@ -23,8 +23,8 @@ from mlworkbench.core.errors import SettingsError
 
 
 @pytest.fixture
-def clerk(tmp_path):
-    made = Clerk(Settings(root=tmp_path, kernels={"preload": "json"}), "test")
+def clerk(home):
+    made = Clerk(Settings(root=home, kernels={"preload": "numpy"}), "test")
     yield made
     made.close()
 

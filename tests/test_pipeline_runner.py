@@ -26,11 +26,11 @@ from mlworkbench.core.store import list_records
 
 
 @pytest.fixture
-def settings(tmp_path):
-    (tmp_path / "settings.ini").write_text("[project]\nname = tiny\n")
-    write(tmp_path, "01_ingest", "save('numbers', list(range(n)))", "n: int = 3")
-    write(tmp_path, "02_train", "metric('total', sum(load(numbers)))", "numbers: Input = 'ingest.numbers'")
-    return Settings(root=tmp_path, kernels={"preload": "json"})
+def settings(home):
+    (home / "settings.ini").write_text("[project]\nname = tiny\n")
+    write(home, "01_ingest", "save('numbers', list(range(n)))", "n: int = 3")
+    write(home, "02_train", "metric('total', sum(load(numbers)))", "numbers: Input = 'ingest.numbers'")
+    return Settings(root=home, kernels={"preload": "numpy"})
 
 
 def write(root, name, code, parameters="", prose="", options=None):

@@ -24,9 +24,12 @@ import pytest
 from mlworkbench.core.store import read_record
 
 
-@pytest.fixture(params=[True, False], ids=["forked", "new"])
-def settings(request, tmp_path):
-    return Settings(root=tmp_path, kernels={"warm": request.param, "preload": "json"})
+@pytest.fixture
+def settings(request, home):
+    return Settings(root=home, kernels={"warm": getattr(request, "param", True), "preload": "numpy"})
+
+
+both = pytest.mark.parametrize("settings", [True, False], ids=["forked", "new"], indirect=True)
 
 
 def make_task(settings, *sources, **more):
@@ -64,6 +67,7 @@ def is_alive(pid):
         return False
 
 
+@both
 def test_environment_folder_and_imports_are_the_steps_own(settings, monkeypatch):
     before = os.getcwd()
     (settings.root / "mine.py").write_text("colour = 'blue'")
@@ -90,6 +94,7 @@ def test_progress_is_told_cell_by_cell(settings):
     assert seen == [(0, 2), (1, 2), (2, 2)]
 
 
+@both
 def test_a_process_that_is_killed_is_said_and_its_notebook_kept(settings):
     task = make_task(settings, "print('so far')", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(
@@ -112,6 +117,7 @@ def test_a_step_that_takes_too_long_is_ended(settings):
     assert "begun" in executed(settings, e.value)
 
 
+@both
 def test_kill_ends_steps_and_their_children_and_no_new_one_starts(settings):
     children, failed = Children(), []
     code = "import subprocess, pathlib, os\np = subprocess.Popen(['sleep', '600'])\npathlib.Path('new').write_text(f'{os.getpid()} {p.pid}')\nos.rename('new', 'pids')\np.wait()"

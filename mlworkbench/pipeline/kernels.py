@@ -165,7 +165,9 @@ def start_server(settings: Settings) -> Path:
         }
         said = path.with_suffix(".log")
         env = {
-            k: v for k, v in os.environ.items() if not k.startswith(("MLW_", "JPY_", "MLFLOW_", "PYTHONPATH"))
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("MLW_", "JPY_", "MLFLOW_", "PYTHONPATH", "COVERAGE_"))
         }
         env |= {"MPLBACKEND": os.environ.get("MPLBACKEND", "module://matplotlib_inline.backend_inline")}
         env |= {"MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -21,6 +21,6 @@ def small_run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def flights(small_run, tmp_path) -> Path:
+def flights(small_run, home) -> Path:
     "A copy of that project."
-    return shutil.copytree(small_run, tmp_path / "project")
+    return shutil.copytree(small_run, home, dirs_exist_ok=True)

@@ -76,6 +76,12 @@ def cluster(start, tmp_path):
     options = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
     start(*dask, "scheduler", *options, cwd=place, log=tmp_path / "scheduler.log", **quiet)
 
+    def listens() -> bool:
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", port)) == 0
+
+    until(listens)
+
     def worker(name: str, *more: str):
         own = [
             "--name",
