@@ -98,7 +98,7 @@ def test_progress_is_told_cell_by_cell(settings):
 def test_a_process_that_is_killed_is_said_and_its_notebook_kept(settings):
     task = make_task(settings, "print('so far')", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(
-        StepFailed, match="could not be run to its end: its process was killed by SIGKILL"
+        StepFailed, match="could not be run to its end: its kernel was killed by SIGKILL"
     ) as e:
         execute_step(task)
     assert "so far" in executed(settings, e.value)

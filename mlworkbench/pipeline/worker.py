@@ -161,7 +161,7 @@ def _died(task: Mapping, err: KernelDied, late: bool, words: str) -> StepFailed:
     else:
         hint = " It may have run out of memory." if status == -9 else ""
         problem, exception = (
-            f"could not be run to its end: its process {ending(status)}.{words}{hint}",
+            f"could not be run to its end: its kernel {ending(status)}.{words}{hint}",
             "KernelDied",
         )
     return StepFailed(f"Step '{task['step']}' {problem}", exception=exception, status=status)

@@ -39,6 +39,7 @@ def test_json_lines_tell_what_happens(steps):
 
 
 def test_the_fork_server_is_shown_and_stopped(steps):
+    mlw(steps, "kernels", "stop")
     assert "no fork server runs" in mlw(steps, "kernels", "status").stdout
     mlw(steps, "run", "p")
     shown = mlw(steps, "kernels", "status").stdout
