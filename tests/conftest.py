@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,12 +51,21 @@ def _no_server_is_left() -> Iterator[None]:
     _stop_servers(but=HOME)
 
 
+def _close_databases() -> None:
+    "MLflow keeps connections by a database's path; after a file was deleted they would still show the old one."
+    for name in ("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"):
+        if module := sys.modules.get(name):
+            for engine in module.SqlAlchemyStore._engine_map.values():
+                engine.dispose()
+
+
 @pytest.fixture
 def home() -> Iterator[Path]:
     "An empty folder, the same one for all tests that take it, so that they find its fork server warm."
     yield HOME
     for process in processes_of(HOME):
         process.kill()
+    _close_databases()
     for path in HOME.iterdir():
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
