@@ -1,6 +1,6 @@
 """How long a run of the eight-step pipeline takes: here, as a loop of bare papermill, in ploomber and in dagstermill.
 
-    make bench-engine            all of it, about 20 minutes
+    make bench-engine            all of it, about 40 minutes
     python benchmarks/engine.py --rounds 1 --peers papermill --sizes 100
 
 All sides do the same work in one run, interleaved; figures are medians of the rounds. Peers get environments of their own under .bench/.
@@ -113,29 +113,30 @@ def overheads(project: Path) -> list[float]:
 
 
 def many_cached(count: int) -> float:
-    "Seconds of a run of `count` steps in a chain, all cached. They share their code, so one result serves them all."
+    "Seconds of a run of `count` steps in ten chains, all cached, each with a result of its own."
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
         project = Path(place)
-        folder = project / "nbs" / "pipelines" / "chain"
+        folder = project / "nbs" / "pipelines" / "chains"
         folder.mkdir(parents=True)
         (project / "settings.ini").write_text("[project]\nname = bench\n[kernels]\npreload = json\n")
         meta = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
         for i in range(count):
-            own = f"x: Input = 's{i - 1:05d}.x'" if i else "x: int = 0"
+            own = f"x: Input = 's{i - 10:05d}.x'" if i >= 10 else "x: int = 0"
             head = {
                 "cell_type": "code",
                 "id": "p",
                 "metadata": {"tags": ["parameters"]},
                 "source": f"from mlworkbench import Input, save\n{own}",
             }
-            work = {"cell_type": "code", "id": "w", "metadata": {}, "source": "save('x', 1)"}
+            work = {"cell_type": "code", "id": "w", "metadata": {}, "source": f"save('x', {i})"}
             cells = [c | {"outputs": [], "execution_count": None} for c in (head, work)]
             (folder / f"{i:05d}_s{i:05d}.ipynb").write_text(
                 json.dumps({"cells": cells, "metadata": meta, "nbformat": 4, "nbformat_minor": 5})
             )
-        timed([MLW, "run", "chain"], project)
+        first = timed([MLW, "run", "chains", "--workers", "2"], project)
+        print(f"{count} trivial steps, computed: {first:.1f} s", flush=True)
         stop_servers(project)
-        return timed([MLW, "run", "chain"], project)
+        return timed([MLW, "run", "chains"], project)
 
 
 def kernel_memory(project: Path) -> tuple[float, float, float]:
@@ -349,7 +350,7 @@ def main() -> int:
                 folder = Path(place) / "ploomber"
                 note("ploomber, all", ploomber(python, folder, force=True))
                 note("ploomber, nothing changed", ploomber(python, folder, force=False))
-            if (python := pythons.get("dagstermill")) and count == 0:  # minutes a round
+            if python := pythons.get("dagstermill"):
                 note("dagstermill, all", dagster(python, Path(place) / "dagster"))
         overhead = statistics.median(overheads(project))
         cold_pss, warm_pss, server_pss = kernel_memory(project)

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from projects import processes_of
+import projects
 
 for name in [n for n in os.environ if n.startswith(("MLW_", "JPY_", "MLFLOW_"))]:
     del os.environ[name]
@@ -63,7 +63,7 @@ def _close_databases() -> None:
 def home() -> Iterator[Path]:
     "An empty folder, the same one for all tests that take it, so that they find its fork server warm."
     yield HOME
-    for process in processes_of(HOME):
+    for process in projects.processes_of(HOME):
         process.kill()
     _close_databases()
     for path in HOME.iterdir():
@@ -75,6 +75,16 @@ def project(home) -> Path:
     "An empty project."
     (home / "settings.ini").write_text("[project]\nname = small\n")
     return home
+
+
+@pytest.fixture
+def make_task() -> Callable[..., dict]:
+    return projects.make_task
+
+
+@pytest.fixture
+def gone() -> Callable[..., bool]:
+    return projects.gone
 
 
 @pytest.fixture

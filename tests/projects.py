@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import psutil
+
+from mlworkbench.core.settings import Settings
+from mlworkbench.core.store import Store, put
 
 ROOT = Path(__file__).parent.parent
 MLW = str(Path(sys.executable).with_name("mlw"))
@@ -47,6 +51,38 @@ def write_step(
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nb, path)
     return path
+
+
+def make_task(settings: Settings, *sources: str, kernel: str = "python3", **more) -> dict:
+    "What a worker must know to run a notebook of these code cells; `#allowed` cells may raise."
+    cells = [nbformat.v4.new_code_cell(s, id=f"c{i}") for i, s in enumerate(sources)]
+    for cell in cells:
+        if cell.source.startswith("#allowed"):
+            cell.metadata["tags"] = ["raises-exception"]
+    about = {"kernelspec": {"name": kernel, "display_name": kernel, "language": "python"}}
+    data = nbformat.writes(nbformat.v4.new_notebook(cells=cells, metadata=about)).encode()
+    store = Store(settings.resolve(settings.store.url))
+    what = {"pipeline": "p", "step": "a", "item": None, "run": "r", "fingerprint": "f" * 64, "parts": {}}
+    where = {"file": "01_a.ipynb", "folder": ".", "notebook": put(store, data), "cells": len(cells)}
+    told = {"values": {}, "timeout": None, "lineage": {}, "env": {}}
+    return what | where | told | {"settings": settings.model_dump(mode="json")} | more
+
+
+def gone(*pids: int, seconds: float = 10.0) -> bool:
+    "Whether all these processes end within that time; a zombie has."
+    deadline = time.monotonic() + seconds
+    while any(map(_lives, pids)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def processes_of(project: Path) -> list[psutil.Process]:

@@ -8,10 +8,11 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from projects import make_task
 
 from mlworkbench.core.errors import StepFailed
 from mlworkbench.core.settings import Settings
-from mlworkbench.core.store import Store, get, put
+from mlworkbench.core.store import Store, get
 from mlworkbench.pipeline.worker import execute_step
 
 CORPUS = {
@@ -85,15 +86,6 @@ CORPUS = {
 }
 
 
-def notebook(cells: list[str]) -> nbformat.NotebookNode:
-    made = [nbformat.v4.new_code_cell(s, id=f"c{i}") for i, s in enumerate(cells)]
-    for cell in made:
-        if cell.source.startswith("#allowed"):
-            cell.metadata["tags"] = ["raises-exception"]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return nbformat.v4.new_notebook(cells=made, metadata=kernel)
-
-
 def in_kernel(nb: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     client = NotebookClient(
         nb, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
@@ -105,29 +97,16 @@ def in_kernel(nb: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     return nb
 
 
-def in_process(nb: nbformat.NotebookNode, settings: Settings) -> nbformat.NotebookNode:
-    store = Store(settings.resolve(settings.store.url))
-    task = {
-        "pipeline": "p",
-        "step": "a",
-        "item": None,
-        "run": "r",
-        "fingerprint": "f" * 64,
-        "parts": {},
-        "values": {},
-    }
-    task |= {
-        "file": "01_a.ipynb",
-        "folder": "deep",
-        "notebook": put(store, nbformat.writes(nb).encode()),
-        "cells": 1,
-    }
-    task |= {"timeout": None, "lineage": {}, "settings": settings.model_dump(mode="json"), "env": {}}
+def in_process(task: dict, settings: Settings) -> nbformat.NotebookNode:
     try:
         executed = execute_step(task)["notebook"]
     except StepFailed as err:
         executed = err.fields["executed"]
-    return nbformat.reads(get(store, executed).decode(), as_version=4)
+    return read(settings, executed)
+
+
+def read(settings: Settings, digest: str) -> nbformat.NotebookNode:
+    return nbformat.reads(get(Store(settings.resolve(settings.store.url)), digest).decode(), as_version=4)
 
 
 def normal(nb: nbformat.NotebookNode) -> list:
@@ -164,8 +143,9 @@ def test_the_notebook_is_that_of_a_kernel_of_its_own(name, settings, monkeypatch
     monkeypatch.delenv(
         "PYTEST_CURRENT_TEST"
     )  # ipykernel looks at it, and then leaves what processes print alone
-    expected = in_kernel(notebook(CORPUS[name]), settings.root / "deep")
-    found = in_process(notebook(CORPUS[name]), settings)
+    task = make_task(settings, *CORPUS[name], folder="deep")
+    expected = in_kernel(read(settings, task["notebook"]), settings.root / "deep")
+    found = in_process(task, settings)
     for a, b in zip(normal(found), normal(expected), strict=True):
         assert a == b
     assert found.metadata.language_info == expected.metadata.get(
@@ -192,7 +172,7 @@ def test_a_notebook_of_another_kernel_gets_it(settings, tmp_path, monkeypatch):
         json.dumps({"argv": argv, "display_name": "Other", "language": "python"})
     )
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    nb = notebook(["import os\nos.environ['OTHER'], os.getppid() != 1, os.getcwd()"])
-    nb.metadata.kernelspec.name = "other"
-    (output,) = in_process(nb, settings).cells[-1].outputs
+    code = "import os\nos.environ['OTHER'], os.getppid() != 1, os.getcwd()"
+    task = make_task(settings, code, kernel="other", folder="deep")
+    (output,) = in_process(task, settings).cells[-1].outputs
     assert output.data["text/plain"] == f"('1', True, '{settings.root / 'deep'}')"

@@ -5,12 +5,12 @@
 # %% auto #0
 from mlworkbench.pipeline.kernels import (
     KernelDied,
-    Path,
     Settings,
     StoreError,
     os,
     servers,
     signal,
+    socket,
     socket_folder,
     start_child,
     start_server,
@@ -71,16 +71,6 @@ def child(settings):
     stop_servers(settings)
 
 
-def gone(pids, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        states = [Path(f"/proc/{p}/stat") for p in pids]
-        if not any(s.exists() and s.read_text().rpartition(")")[2].split()[0] != "Z" for s in states):
-            return True
-        time.sleep(0.02)
-    return False
-
-
 def first_event(child, call):
     said = []
     child.ask(call)
@@ -122,23 +112,23 @@ def test_errors_of_ours_arrive_as_they_are(child):
 
 
 @pytest.mark.parametrize("call", ["probe:nap", "probe:hog"])
-def test_a_child_whose_client_is_gone_ends_with_all_its_children(child, call):
+def test_a_child_whose_client_is_gone_ends_with_all_its_children(child, call, gone):
     c = child()
     pids = first_event(c, call)
     c.kill()
-    assert gone(pids)
+    assert gone(*pids)
 
 
-def test_a_child_outlives_the_server_but_not_its_client(child, settings):
+def test_a_child_outlives_the_server_but_not_its_client(child, settings, gone):
     c = child()
     pids = first_event(c, "probe:nap")
     os.kill(servers(settings)[0]["pid"], signal.SIGKILL)
     time.sleep(0.3)
-    assert not gone(pids, 0.3)
+    assert not gone(*pids, seconds=0.3)
     with child() as other:
         assert other.call("probe:facts")["pid"] == other.pid, "a new server has been started"
     c.kill()
-    assert gone(pids)
+    assert gone(*pids)
 
 
 def test_how_a_child_died_is_told(child):
@@ -160,19 +150,29 @@ def test_two_commands_at_once_start_one_server(child, settings):
     assert len(set(started)) == 1 and len(servers(settings)) == 1
 
 
-def test_changed_settings_replace_the_server(child, settings):
+def test_changed_settings_replace_the_server(child, settings, gone):
     with child():
         old = servers(settings)[0]["pid"]
     other = settings.model_copy(update={"kernels": settings.kernels.model_copy(update={"preload": "json"})})
     start_server(other)
-    assert gone([old]) and [s["current"] for s in servers(other)] == [True]
+    assert gone(old) and [s["current"] for s in servers(other)] == [True]
 
 
-def test_an_idle_server_ends(tmp_path):
+def test_an_idle_server_ends(tmp_path, gone):
     brief = Settings(root=tmp_path, kernels={"preload": "json", "idle": 0.01})
     start_server(brief)
     pid = servers(brief)[0]["pid"]
-    assert gone([pid], 30) and servers(brief) == []
+    assert gone(pid, seconds=30) and servers(brief) == []
+
+
+def test_a_client_that_dies_while_it_asks_holds_nobody_up(child, settings):
+    address = start_server(settings)
+    for cut_short in (b"", b'{"do": "child", "cw', b"no JSON\n"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(address))
+            connection.sendall(cut_short)
+    with child() as c:
+        assert c.call("probe:facts")["pid"] == c.pid
 
 
 def test_nobody_else_can_reach_the_socket(settings, monkeypatch, tmp_path):
@@ -184,11 +184,11 @@ def test_nobody_else_can_reach_the_socket(settings, monkeypatch, tmp_path):
         socket_folder()
 
 
-def test_without_fork_a_new_process_does_the_same(tmp_path):
+def test_without_fork_a_new_process_does_the_same(tmp_path, gone):
     (tmp_path / "probe.py").write_text(PROBE)
     cold = Settings(root=tmp_path, kernels={"warm": False})
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "COLOUR": "red"}
     with open(os.devnull, "w") as nowhere, start_child(cold, tmp_path, env, nowhere) as c:
         assert c.call("probe:facts")["colour"] == "red"
         pids = first_event(c, "probe:nap")
-    assert gone(pids) and servers(cold) == []
+    assert gone(*pids) and servers(cold) == []

@@ -5,20 +5,17 @@
 # %% auto #0
 from mlworkbench.pipeline.worker import (
     Children,
-    Path,
     Settings,
     StepFailed,
     Store,
     execute_step,
     get,
     os,
-    put,
     threading,
     time,
 )
 
 # %% ../nbs/api/25b_pipeline.worker.ipynb #test-worker
-import nbformat
 import pytest
 
 from mlworkbench.core.store import read_record
@@ -32,55 +29,27 @@ def settings(request, home):
 both = pytest.mark.parametrize("settings", [True, False], ids=["forked", "new"], indirect=True)
 
 
-def make_task(settings, *sources, **more):
-    cells = [nbformat.v4.new_code_cell(s, id=f"c{i}") for i, s in enumerate(sources)]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    data = nbformat.writes(nbformat.v4.new_notebook(cells=cells, metadata=kernel)).encode()
-    store = Store(settings.resolve(settings.store.url))
-    names = {
-        "pipeline": "p",
-        "step": "a",
-        "item": None,
-        "run": "r",
-        "fingerprint": "f" * 64,
-        "parts": {},
-        "values": {},
-    }
-    place = {
-        "file": "01_a.ipynb",
-        "folder": ".",
-        "notebook": put(store, data),
-        "cells": len(cells),
-        "timeout": None,
-    }
-    return names | place | {"lineage": {}, "settings": settings.model_dump(mode="json"), "env": {}} | more
-
-
 def executed(settings, err):
     return get(Store(settings.resolve(settings.store.url)), err.fields["executed"]).decode()
 
 
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @both
-def test_environment_folder_and_imports_are_the_steps_own(settings, monkeypatch):
+def test_environment_folder_and_imports_are_the_steps_own(settings, monkeypatch, make_task):
     before = os.getcwd()
-    (settings.root / "mine.py").write_text("colour = 'blue'")
+    mine, soon = settings.root / "mine.py", time.time() + 60
+    mine.write_text("colour = 'blue'")
+    os.utime(mine, (soon, soon))
     code = "import mine, os, pathlib; pathlib.Path('seen').write_text(mine.colour + os.environ['SHADE'])"
     execute_step(make_task(settings, code, env={"SHADE": "dark"}))
     assert (settings.root / "seen").read_text() == "bluedark"
     assert os.getcwd() == before and "SHADE" not in os.environ
-    (settings.root / "mine.py").write_text("colour = 'red!'")
+    mine.write_text("colour = 'red!'")
+    os.utime(mine, (soon, soon))  # an edit within the same second, of the same length
     execute_step(make_task(settings, code, env={"SHADE": ""}))
     assert (settings.root / "seen").read_text() == "red!", "an edit of the project's code is seen"
 
 
-def test_a_manifest_is_published_with_outputs_and_metrics(settings):
+def test_a_manifest_is_published_with_outputs_and_metrics(settings, make_task):
     code = "from mlworkbench import metric, save\nmetric('auc', 0.5)\nsave('rows', [1, 2])"
     manifest = execute_step(make_task(settings, code))
     assert manifest["metrics"] == {"auc": 0.5} and manifest["outputs"]["rows"]["kind"] == "json"
@@ -88,14 +57,14 @@ def test_a_manifest_is_published_with_outputs_and_metrics(settings):
     assert read_record(store, "manifests", f"ff/{'f' * 64}") == manifest
 
 
-def test_progress_is_told_cell_by_cell(settings):
+def test_progress_is_told_cell_by_cell(settings, make_task):
     seen = []
     execute_step(make_task(settings, "1", "", "2"), lambda *cells: seen.append(cells))
     assert seen == [(0, 2), (1, 2), (2, 2)]
 
 
 @both
-def test_a_process_that_is_killed_is_said_and_its_notebook_kept(settings):
+def test_a_process_that_is_killed_is_said_and_its_notebook_kept(settings, make_task):
     task = make_task(settings, "print('so far')", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(
         StepFailed, match="could not be run to its end: its kernel was killed by SIGKILL"
@@ -104,13 +73,13 @@ def test_a_process_that_is_killed_is_said_and_its_notebook_kept(settings):
     assert "so far" in executed(settings, e.value)
 
 
-def test_last_words_of_a_process_that_dies_are_told(settings):
+def test_last_words_of_a_process_that_dies_are_told(settings, make_task):
     task = make_task(settings, "import os; os.write(2, b'no more memory\\n'); os._exit(3)")
     with pytest.raises(StepFailed, match="ended with status 3"):
         execute_step(task)
 
 
-def test_a_step_that_takes_too_long_is_ended(settings):
+def test_a_step_that_takes_too_long_is_ended(settings, make_task):
     task = make_task(settings, "print('begun')", "import time; time.sleep(600)", timeout=8.0)
     with pytest.raises(StepFailed, match="longer than its timeout of 8 seconds") as e:
         execute_step(task)
@@ -118,7 +87,7 @@ def test_a_step_that_takes_too_long_is_ended(settings):
 
 
 @both
-def test_kill_ends_steps_and_their_children_and_no_new_one_starts(settings):
+def test_kill_ends_steps_and_their_children_and_no_new_one_starts(settings, make_task, gone):
     children, failed = Children(), []
     code = "import subprocess, pathlib, os\np = subprocess.Popen(['sleep', '600'])\npathlib.Path('new').write_text(f'{os.getpid()} {p.pid}')\nos.rename('new', 'pids')\np.wait()"
 
@@ -136,9 +105,6 @@ def test_kill_ends_steps_and_their_children_and_no_new_one_starts(settings):
     pids = [int(p) for p in (settings.root / "pids").read_text().split()]
     children.kill()
     thread.join(60)
-    deadline = time.monotonic() + 10
-    while any(map(is_alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert failed and not any(map(is_alive, pids)) and not children.alive
+    assert failed and gone(*pids) and not children.alive
     with pytest.raises(StepFailed):
         execute_step(make_task(settings, code), children=children)

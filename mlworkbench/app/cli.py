@@ -138,7 +138,7 @@ def run(pipeline, start, only, force, parameters, workers, log_format, engine, p
     signal.signal(signal.SIGTERM, _interrupt)
     record = watch_run(settings, graph, request, as_json=log_format == "json")
     if log_format == "auto":
-        print_outcome(settings, _store(settings), record)
+        print_outcome(_store(settings), record)
     if record["state"] != "done":
         sys.exit(2)
 

@@ -168,7 +168,7 @@ def program() -> str:
     return "mlw" if shutil.which("mlw") == str(own) or not own.exists() else relative(own)
 
 
-def print_outcome(settings: Settings, store: Store, record: Mapping) -> None:
+def print_outcome(store: Store, record: Mapping) -> None:
     "The end of a run: errors, or metrics, the model version, the report and what to do next."
     console, manifests = new_console(), manifests_of(store, record)
     states = [i["state"] for i in record["steps"].values()]
@@ -178,19 +178,16 @@ def print_outcome(settings: Settings, store: Store, record: Mapping) -> None:
     if table := _metrics_table(manifests):
         console.print()
         console.print(table)
-    versions = [
-        o["ref"] for m in manifests.values() for o in m["outputs"].values() if o["ref"].startswith("models:/")
-    ]
     console.print()
     counts = ", ".join(f"{states.count(s)} {s}" for s in STATES if s in states)
     lines = [
         ("run", f"{record['run']}: {counts} in {record['seconds']:.1f} s"),
         ("report", relative(record["report"])),
     ]
-    lines += [("model", _version_state(settings, ref)) for ref in versions]
+    lines += [("model", _version_words(ref, aliases)) for ref, aliases in record["models"].items()]
     for name, text in lines:
         console.print(Text.assemble((f"{name:8}", "dim"), text), soft_wrap=True)
-    for command, why in _next(settings, record, versions):
+    for command, why in _next(record):
         console.print(
             Text.assemble(("next    ", "dim"), (command, "bold"), (f"   {why}", "dim")), soft_wrap=True
         )
@@ -207,15 +204,12 @@ def print_part(record: Mapping, step: str) -> bool:
     return bool(units) and all(i["state"] in ("done", "cached") for i in units.values())
 
 
-def _version_state(settings: Settings, ref: str) -> str:
-    from mlworkbench.models.registry import find_version
-
-    _, name, number_ = ref.split("/")
-    found = find_version(settings, name, number_)
-    return f"{name} version {number_}" + (f", {' and '.join(found.aliases)}" if found.aliases else "")
+def _version_words(ref: str, aliases: list[str]) -> str:
+    _, name, version = ref.split("/")
+    return f"{name} version {version}" + (f", {' and '.join(aliases)}" if aliases else "")
 
 
-def _next(settings: Settings, record: Mapping, versions: list[str]) -> list[tuple[str, str]]:
+def _next(record: Mapping) -> list[tuple[str, str]]:
     "Commands that make sense now."
     mlw = program()
     if record["state"] != "done":
@@ -229,9 +223,9 @@ def _next(settings: Settings, record: Mapping, versions: list[str]) -> list[tupl
             (f"{mlw} show latest", "what each step did"),
         ]
     commands = []
-    for ref in versions:
+    for ref, aliases in record["models"].items():
         name = ref.split("/")[1]
-        if "challenger" in _version_state(settings, ref):
+        if "challenger" in aliases:
             commands.append(
                 (f'{mlw} approve {name} --reason "…"', "make it champion; or click in the dashboards")
             )

@@ -22,6 +22,7 @@ import array
 import contextlib
 import gc
 import importlib
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -44,9 +45,9 @@ def serve_calls(connection) -> None:
     lock = threading.Lock()
 
     def read() -> None:
-        with contextlib.suppress(OSError), connection.makefile("rb") as lines:
+        with contextlib.suppress(OSError, ValueError), connection.makefile("rb") as lines:
             for line in lines:
-                calls.put(json.loads(line))
+                calls.put(json.loads(line))  # not JSON: the client's death cut it short
         kill_group(0)
         os._exit(1)
 
@@ -55,6 +56,7 @@ def serve_calls(connection) -> None:
             say(connection, message)
 
     threading.Thread(target=read, daemon=True, name="lifeline").start()
+    write_no_young_bytecode()
     while True:
         asked = calls.get()
         if asked.get("do") == "exit":
@@ -73,6 +75,18 @@ def serve_calls(connection) -> None:
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(0)
+
+
+def write_no_young_bytecode() -> None:
+    "Python knows a cached module by its source's size and whole second: written within that second, it would hide a quick edit."
+    loader = importlib.machinery.SourceFileLoader
+    write = loader.set_data
+
+    def set_data(self, path, data, **options):
+        if time.time() - os.stat(self.path).st_mtime > 2:
+            write(self, path, data, **options)
+
+    loader.set_data = set_data
 
 
 def describe(err: BaseException) -> dict:
@@ -159,11 +173,12 @@ class Server:
 
     def serve(self) -> None:
         "Answer until told to stop, or idle for long."
+        self.used = time.monotonic()
         while self.children or not self.stopping:
             for fd, _ in self.poll.poll(5000):
                 if fd == self.listener.fileno():  # -1 once it is closed
-                    with contextlib.suppress(OSError):
-                        self.answer(*self.receive())
+                    with contextlib.suppress(OSError, ValueError):
+                        self.receive()
                 elif fd == self.wake:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self.wake, 4096)
@@ -188,8 +203,8 @@ class Server:
         self.listener.close()
         self.stopping = True
 
-    def receive(self) -> tuple:
-        "A connection, its request, and the descriptors that came with it."
+    def receive(self) -> None:
+        "Take a connection with its request, and the descriptors that came with it, and answer."
         connection, _ = self.listener.accept()
         connection.settimeout(5)
         space = socket.CMSG_SPACE(2 * array.array("i").itemsize)
@@ -197,10 +212,17 @@ class Server:
         descriptors = array.array("i")
         for _, _, raw in extra:
             descriptors.frombytes(raw)
-        while data and not data.endswith(b"\n"):
-            data += connection.recv(1 << 20)
-        connection.settimeout(None)
-        return connection, json.loads(data or b"{}"), list(descriptors)
+        try:
+            while not data.endswith(b"\n"):
+                more = connection.recv(1 << 20)
+                if not more:
+                    return  # the client died before its request was out
+                data += more
+            connection.settimeout(None)
+            self.answer(connection, json.loads(data), list(descriptors))
+        finally:
+            for fd in descriptors:
+                os.close(fd)
 
     def answer(self, connection, request: dict, descriptors: list[int]) -> None:
         self.used = time.monotonic()
@@ -219,8 +241,6 @@ class Server:
         elif asked == "stop":
             say(connection, {"children": len(self.children)})
             self.stop()
-        for fd in descriptors:
-            os.close(fd)
 
     def fork(self, connection, request: dict, descriptors: list[int]) -> None:
         pid = os.fork()

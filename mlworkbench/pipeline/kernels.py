@@ -85,6 +85,11 @@ def socket_folder() -> Path:
     return folder
 
 
+def _beside(path: Path, ending: str) -> Path:
+    "File of the project and environment, whichever of its servers listens."
+    return path.with_name(f"{path.name.partition('-')[0]}.{ending}")
+
+
 def socket_path(settings: Settings) -> Path:
     "Where the server of this project and environment listens, whether it runs or not."
     read = {k: v for k, v in os.environ.items() if k.startswith(_READ_ON_IMPORT) and k != "PYTHONPATH"}
@@ -141,7 +146,7 @@ def _only_one(path: Path) -> Iterator[None]:
     "Let one process at a time start the server at `path`."
     import fcntl
 
-    with open(path.with_suffix(".lock"), "w") as lock:
+    with open(_beside(path, "lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -163,7 +168,7 @@ def start_server(settings: Settings) -> Path:
             "identity": path.stem,
             "idle": settings.kernels.idle * 60,
         }
-        said = path.with_suffix(".log")
+        said = _beside(path, "log")
         env = {
             k: v
             for k, v in os.environ.items()

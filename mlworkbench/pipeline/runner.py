@@ -49,6 +49,7 @@ from mlworkbench.pipeline.run import (
     alone,
     git_commit,
     is_intact,
+    model_versions,
     new_record,
     note_part,
     past_seconds,
@@ -142,6 +143,8 @@ def _end(run: Run, began: float) -> None:
         run.tracking.submit("end_run", run.mlflow, record["state"], {u: r for u, r in cached.items() if r})
     for unit in run.manifests:
         write_pages(run, unit)
+    versions = [v for manifest in run.manifests.values() for v in model_versions(manifest)]
+    record["models"] = run.tracking.call("aliases", versions) if versions else {}
     record["seconds"] = round(time.monotonic() - began, 3)
     write_index(run.store, run.folder, run.pipeline, record, run.manifests)
     run.write(now=True)
@@ -233,13 +236,8 @@ def _settle(run: Run, unit: Unit) -> bool:
     "Take the unit from the cache or start it; whether that was possible now."
     if unit.not_before > time.monotonic():
         return False
-    if not unit.forced:
-        manifest = read_manifest(run.store, unit.fingerprint)
-        if is_intact(run, manifest):
-            accept(run, unit, manifest)
-            run.tell(unit.name, "cached", fingerprint=unit.fingerprint)
-            _ended(run, unit, True)
-            return True
+    if (unit.elsewhere or not unit.looked) and _cached(run, unit):
+        return True
     if run.request.part_of and unit.step.name != run.request.only:
         text = f"'{unit.name}' has not finished in {run.request.part_of}. First: mlw step {run.pipeline.name}/{unit.step.name} --run {run.request.part_of}"
         _fail(run, unit, InputError(text), 0.0)
@@ -248,17 +246,29 @@ def _settle(run: Run, unit: Unit) -> bool:
         return False
     if not unit.forced:
         release = claim(run.store, unit.fingerprint)
-        if release and is_intact(run, read_manifest(run.store, unit.fingerprint)):
-            release()  # another run has finished it just now
-            release = None
         if release is None:
             run.resources.give_back(unit.step.options.resources)
             if not unit.elsewhere:
                 run.tell(unit.name, "elsewhere")
             unit.elsewhere = True
             return False
+        if _cached(run, unit):  # another run has finished it just now
+            run.resources.give_back(unit.step.options.resources)
+            release()
+            return True
         unit.release = release
     _start(run, unit)
+    return True
+
+
+def _cached(run: Run, unit: Unit) -> bool:
+    "Take the unit's result from the store, if a whole one is there and may be used."
+    unit.looked = True
+    if unit.forced or not is_intact(run, manifest := read_manifest(run.store, unit.fingerprint)):
+        return False
+    accept(run, unit, manifest)
+    run.tell(unit.name, "cached", fingerprint=unit.fingerprint)
+    _ended(run, unit, True)
     return True
 
 # %% ../../nbs/api/28_pipeline.runner.ipynb #start-unit

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['QUIET', 'tracking_uri', 'mlflow_client', 'use_mlflow', 'kernel_environment', 'Tracker', 'experiment_id',
-           'start_tracking', 'model_version_exists']
+           'start_tracking', 'registered_aliases']
 
 # %% ../../nbs/api/26_pipeline.tracking.ipynb #imports
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -135,13 +136,13 @@ def start_tracking(settings: Settings, pipeline: str, run: str, tags: Mapping[st
     return Tracker(client, identity, parent.info.run_id)
 
 # %% ../../nbs/api/26_pipeline.tracking.ipynb #versions
-def model_version_exists(settings: Settings, uri: str) -> bool:
-    "Whether the registry has the version that `models:/<name>/<version>` names."
+def registered_aliases(settings: Settings, uris: Iterable[str]) -> dict[str, list[str]]:
+    "Aliases of each `models:/<name>/<version>`; a version that the registry doesn't have is left out."
+    client, found = mlflow_client(settings), {}
     from mlflow.exceptions import MlflowException
 
-    _, name, version = uri.split("/")
-    try:
-        mlflow_client(settings).get_model_version(name, version)
-        return True
-    except MlflowException:
-        return False
+    for uri in uris:
+        _, name, version = uri.split("/")
+        with contextlib.suppress(MlflowException):
+            found[uri] = list(client.get_model_version(name, version).aliases)
+    return found
