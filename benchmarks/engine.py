@@ -10,8 +10,8 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -184,7 +184,7 @@ def kernel_memory(project: Path) -> tuple[float, float, float]:
     warm = [p for p in ours_ if p.name() == "mlw-kernel" and p.cwd() == str(folder)]
     assert len(warm) == 4
     warm_pss = pss(warm)
-    run.send_signal(signal.SIGINT)
+    run.terminate()
     run.wait()
     return cold_pss, warm_pss, server
 
@@ -236,12 +236,11 @@ def own_words(path: Path, read: str, write: str) -> tuple[str, list[str]]:
         work = work.replace(f"LOAD_{name}", read.format(source))
     before, _, value = work.rpartition('save("table", ')
     work = f"{before}({value[:-1]}).to_parquet({write})"
-    lines = [
-        line for line in work.splitlines() if not line.startswith(("metric(", "figure(", "mlflow.log_metric"))
-    ]
+    work = re.sub(r"^metric\(", "mlflow.log_metric(", work, flags=re.M)
+    work = re.sub(r"^figure\(.*, (\w+)\)$", r"display(\1)", work, flags=re.M)
     head = "\n".join(line for line in imports.splitlines() if "mlworkbench" not in line)
     rows = "rows = 200\n" if "rows: int" in parameters else ""
-    return f"{head}\n{rows}" + "\n".join(lines), list(sources.values())
+    return f"{head}\n{rows}{work}", list(sources.values())
 
 
 def plain_notebook(path: Path, cells: list[tuple[str, list[str]]]) -> None:
@@ -275,11 +274,31 @@ def make_ploomber(folder: Path) -> None:
     (folder / "pipeline.yaml").write_text("tasks:\n" + "".join(tasks))
 
 
+def make_plain(folder: Path) -> None:
+    "The same work without the workbench: tables in Parquet files, metrics to MLflow."
+    folder.mkdir()
+    for path in EIGHT:
+        out = f"'{folder}/{path.stem[3:]}.parquet'"
+        code, _ = own_words(path, f"pd.read_parquet('{folder}/{{}}.parquet')", out)
+        plain_notebook(folder / path.name, [(code, [])])
+
+
+def plain_loop(folder: Path) -> float:
+    quiet = ["--no-progress-bar", "-k", "python3"]
+    commands = [[PAPERMILL, *quiet, path.name, "out.ipynb"] for path in EIGHT]
+    return sum(timed(command, folder, **mlflow_in(folder)) for command in commands)
+
+
+def mlflow_in(folder: Path) -> dict[str, str]:
+    return {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
 def ploomber(python: Path, folder: Path, force: bool) -> float:
     return timed(
         [str(python.with_name("ploomber")), "build", *["--force"] * force],
         folder,
         PLOOMBER_STATS_ENABLED="false",
+        **mlflow_in(folder),
     )
 
 
@@ -310,6 +329,7 @@ def dagster(python: Path, folder: Path) -> float:
         folder,
         DAGSTER_HOME="",
         DAGSTER_DISABLE_TELEMETRY="1",
+        **mlflow_in(folder),
     )
 
 
@@ -326,7 +346,8 @@ def main() -> int:
     note = lambda name, value: seconds.setdefault(name, []).append(value)
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
         project = make_project(Path(place) / "ours")
-        pythons = {}
+        pythons, plain = {}, Path(place) / "plain"
+        make_plain(plain)
         if "ploomber" in peers and (python := environment("ploomber", ["ploomber"])):
             pythons["ploomber"] = python
             make_ploomber(Path(place) / "ploomber")
@@ -337,6 +358,7 @@ def main() -> int:
         for count in range(args.rounds):
             print(f"round {count + 1} of {args.rounds}", flush=True)
             note("papermill loop", papermill_loop(project))
+            note("papermill loop, without the workbench", plain_loop(plain))
             for workers in (1, 2):
                 note(f"cold, {workers} worker{'s' * (workers > 1)}", cold(project, workers))
             for workers in (1, 2):
@@ -356,18 +378,20 @@ def main() -> int:
         cold_pss, warm_pss, server_pss = kernel_memory(project)
         stop_servers(project)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    loop = medians["papermill loop"]
+    loop, plain_seconds = medians["papermill loop"], medians["papermill loop, without the workbench"]
     print(
         f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {date.today()}, {args.rounds} rounds\n"
     )
-    print("| what | seconds, median | all rounds | papermill's loop / it |\n| --- | ---: | --- | ---: |")
+    print(
+        "| what | seconds, median | all rounds | papermill's loop / it | its loop without the workbench / it |"
+    )
+    print("| --- | ---: | --- | ---: | ---: |")
     for name, value in medians.items():
-        print(
-            f"| {name} | {value:.2f} | {', '.join(f'{v:.2f}' for v in seconds[name])} | {loop / value:.1f} |"
-        )
+        rounds = ", ".join(f"{v:.2f}" for v in seconds[name])
+        print(f"| {name} | {value:.2f} | {rounds} | {loop / value:.1f} | {plain_seconds / value:.1f} |")
     sizes = {n: many_cached(n) for n in map(int, filter(None, args.sizes.split(",")))}
     for n, value in sizes.items():
-        print(f"| {n} cached steps | {value:.2f} | {value / n * 1000:.2f} ms a step | |")
+        print(f"| {n} cached steps | {value:.2f} | {value / n * 1000:.2f} ms a step | | |")
     print(
         f"\noverhead of a step, median: {overhead:.3f} s; PSS of 4 kernels: cold {cold_pss:.0f} MB, warm {warm_pss:.0f} MB, the fork server {server_pss:.0f} MB\n"
     )

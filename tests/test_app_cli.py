@@ -16,6 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 COMMANDS = [
+    "data",
+    "contract",
     "run",
     "step",
     "debug",
@@ -39,9 +41,11 @@ COMMANDS = [
 
 def test_every_command_has_help_with_an_example():
     assert set(main.commands) == set(COMMANDS)
-    for command in COMMANDS:
-        text = CliRunner().invoke(main, [command, "--help"]).output
-        assert "Examples:" in text and f"mlw {command}" in text, command
+    names = [[c] for c in COMMANDS]
+    names += [[c, n] for c in COMMANDS for n in getattr(main.commands[c], "commands", {})]
+    for name in names:
+        text = CliRunner().invoke(main, [*name, "--help"]).output
+        assert "Examples:" in text and f"mlw {' '.join(name)}" in text, name
 
 
 def test_help_imports_nothing_heavy():

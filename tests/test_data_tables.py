@@ -73,7 +73,8 @@ def test_rows_come_in_one_order(root):
     [
         ("t@9", "versions 0 to 0"),
         ("nope", "Known: t"),
-        ("t@soon", "neither a version number"),
+        ("t@soon", "no tag 'soon'"),
+        ("t@2013-99", "no version number, no date and no tag"),
         ("../t", "is no table name"),
     ],
 )

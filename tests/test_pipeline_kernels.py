@@ -15,11 +15,12 @@ from mlworkbench.pipeline.kernels import (
     start_child,
     start_server,
     stop_servers,
-    threading,
     time,
 )
 
 # %% ../nbs/api/24b_pipeline.kernels.ipynb #test-kernels
+import threading
+
 import pytest
 
 

@@ -16,6 +16,8 @@ from mlworkbench.pipeline.worker import (
 )
 
 # %% ../nbs/api/25b_pipeline.worker.ipynb #test-worker
+import signal
+
 import pytest
 
 from mlworkbench.core.store import read_record
@@ -108,3 +110,19 @@ def test_kill_ends_steps_and_their_children_and_no_new_one_starts(settings, make
     assert failed and gone(*pids) and not children.alive
     with pytest.raises(StepFailed):
         execute_step(make_task(settings, code), children=children)
+
+
+def test_the_next_place_is_made_ahead_and_one_that_was_killed_is_replaced(settings, make_task, gone):
+    children = Children()
+    children.ahead = True
+    execute_step(make_task(settings, "1"), children=children)
+    (waiting,) = children.alive
+    os.kill(waiting.pid, signal.SIGKILL)
+    assert gone(waiting.pid)
+    manifest = execute_step(
+        make_task(settings, "from mlworkbench import metric\nmetric('x', 1)"), children=children
+    )
+    assert manifest["metrics"] == {"x": 1.0}
+    (waiting,) = children.alive
+    children.close()
+    assert gone(waiting.pid) and not children.alive

@@ -128,7 +128,7 @@ def test_conda_environment_asks_for_the_same_packages():
 def test_every_import_is_declared():
     known = packages_distributions()
     project = PYPROJECT["project"]
-    extras = [d for name in ("cluster", "team") for d in project["optional-dependencies"][name]]
+    extras = [d for name in ("cluster", "excel", "team") for d in project["optional-dependencies"][name]]
     declared = {requirement(d)[0].lower() for d in [*project["dependencies"], *extras]}
     undeclared = set()
     for path in (ROOT / "mlworkbench").rglob("*.py"):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from .cli_data import contract, data
 from ..core.errors import WorkbenchError
 
 # %% ../../nbs/api/70_app.cli.ipynb #group
@@ -475,3 +476,7 @@ def init(folder) -> None:
     for path in make_project(folder):
         click.echo(f"  {path}")
     click.echo(f"Next: cd {folder} && mlw run flights   (needs the data: pip install 'mlworkbench[demo]')")
+
+# %% ../../nbs/api/70_app.cli.ipynb #data
+main.add_command(data)
+main.add_command(contract)

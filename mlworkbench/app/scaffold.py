@@ -15,7 +15,7 @@ from ..core.settings import Settings
 
 # %% ../../nbs/api/73_app.scaffold.ipynb #stock
 def stock_folder(kind: str) -> Path:
-    "Folder of the stock `pipelines` or `dashboards`: inside the installed package, or in the repository it runs from."
+    "Folder of the stock `pipelines`, `dashboards` or `contracts`: inside the installed package, or in the repository it runs from."
     package = Path(mlworkbench.__file__).parent
     return next(p for p in (package / "stock" / kind, package.parent / "nbs" / kind) if p.is_dir())
 
@@ -40,7 +40,7 @@ def make_project(folder: Path) -> list[Path]:
             f"{folder} is not empty. Choose a new folder, so that nothing is overwritten.", folder=str(folder)
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for kind in ("pipelines", "dashboards"):
+    for kind in ("pipelines", "dashboards", "contracts"):
         shutil.copytree(
             stock_folder(kind), folder / "nbs" / kind, ignore=shutil.ignore_patterns(".*", "__pycache__")
         )

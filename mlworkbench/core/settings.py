@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'ProjectSection', 'StoreSection', 'TablesSection', 'TrackingSection', 'AuditSection', 'KernelsSection',
-           'EngineSection', 'MonitorSection', 'Settings', 'find_project', 'read_settings']
+           'EngineSection', 'MonitorSection', 'Settings', 'find_project', 'read_settings', 'user_name']
 
 # %% ../../nbs/api/01_core.settings.ipynb #imports
 import configparser
+import getpass
 import os
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,9 @@ class ProjectSection(_Section):
     name: str = Field("mlworkbench", min_length=1, description="shown in titles")
     pipelines: str = Field("nbs/pipelines", description="folder with a folder of step notebooks a pipeline")
     dashboards: str = Field("nbs/dashboards", description="folder of Voila pages")
+    contracts: str = Field(
+        "nbs/contracts", description="folder with a <table>.yaml for each table that has a contract"
+    )
     reports: str = Field("reports", description="executed notebooks and their HTML, a folder a run")
 
 
@@ -136,6 +140,10 @@ class Settings(_Section):
         return self.root / self.project.dashboards
 
     @property
+    def contracts(self) -> Path:
+        return self.root / self.project.contracts
+
+    @property
     def reports(self) -> Path:
         return self.root / self.project.reports
 
@@ -234,3 +242,11 @@ def _explain(err: ValidationError, path: Path, sources: dict[str, str]) -> Setti
             f"{where}: '{first['input']}' is not allowed: {first['msg']}. It is: {fields[key].description}."
         )
     return SettingsError(text, section=section, key=key, value=first["input"], source=source or str(path))
+
+# %% ../../nbs/api/01_core.settings.ipynb #user
+def user_name() -> str:
+    "Who is at work: `MLW_USER`, or the system's user."
+    try:
+        return os.environ.get("MLW_USER") or getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"

@@ -9,10 +9,9 @@ __all__ = ['Waiting', 'waiting', 'approve', 'reject', 'outcome', 'champions']
 from dataclasses import dataclass
 
 from ..core.errors import ApprovalRefused
-from ..core.settings import Settings
+from ..core.settings import Settings, user_name
 from .audit import AuditRow, record
 from ..models.registry import CHALLENGER, CHAMPION, ModelVersion, model_names, model_versions
-from ..pipeline.run import user_name
 from ..pipeline.tracking import mlflow_client
 
 # %% ../../nbs/api/42_governance.approvals.ipynb #waiting

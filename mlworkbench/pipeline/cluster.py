@@ -28,9 +28,8 @@ from mlworkbench.core.store import (
 )
 from .fingerprint import project_modules
 from .graph import Pipeline
-from .kernels import Children
 from .notebook import StepNotebook
-from .worker import execute_step
+from .worker import Children, execute_step
 
 # %% ../../nbs/api/27c_pipeline.cluster.ipynb #sources
 def put_sources(settings: Settings, store: Store, steps: list[StepNotebook]) -> dict[str, str]:
@@ -157,11 +156,14 @@ class Cluster:
         self.settings = settings.absolute().model_dump(mode="json")
         self.sources = put_sources(settings, store, steps)
 
-    def execute(self, task: dict, on_cell: Callable[[int, int], None], children: Children) -> dict:
+    def execute(
+        self, task: dict, on_cell: Callable[[int, int], None], children: Children, env: Callable[[], dict]
+    ) -> dict:
         "The manifest of `task`, from some worker. Raises `StepFailed`."
+        task = task | {"settings": self.settings, "sources": self.sources, "env": task["env"] | env()}
         wanted = {k: v for k, v in task["resources"].items() if (k, v) != ("cpu", 1.0)}
         executor = self.client.get_executor(resources=wanted or None, pure=False)
-        future = executor.submit(run_remote, task | {"settings": self.settings, "sources": self.sources})
+        future = executor.submit(run_remote, task)
         try:
             return future.result()
         except StepFailed:

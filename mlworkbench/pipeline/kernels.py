@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'INTERNAL', 'preload_list', 'socket_folder', 'socket_path', 'can_fork', 'servers', 'stop_servers',
-           'start_server', 'Child', 'ending', 'start_child', 'Children']
+           'start_server', 'Child', 'ending', 'start_child']
 
 # %% ../../nbs/api/24b_pipeline.kernels.ipynb #imports
 import array
@@ -20,7 +20,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -214,6 +213,10 @@ class Child:
     def call(self, target: str, *arguments, on_event: Callable[[dict], None] = lambda event: None):
         "Result of `module:function` with `arguments` and `tell=`. Raises what it raises of ours, else `RuntimeError`; `KernelDied`."
         self.ask(target, *arguments)
+        return self.answer(on_event)
+
+    def answer(self, on_event: Callable[[dict], None] = lambda event: None):
+        "Result of the call that was asked for."
         while True:
             said = self.read()
             if "event" in said:
@@ -228,7 +231,7 @@ class Child:
                 )
 
     def ask(self, target: str, *arguments) -> None:
-        "Send a call, and leave its answer to `read`."
+        "Send a call, and leave its answer to `answer` or `read`."
         with contextlib.suppress(OSError, ValueError):
             self._send(json.dumps({"call": target, "arguments": arguments}).encode() + b"\n")
 
@@ -348,22 +351,3 @@ def _new(cwd: str, env: Mapping[str, str], output) -> Child:
         process.wait()
 
     return Child(process.pid, send, process.stdout, end, process.wait)
-
-# %% ../../nbs/api/24b_pipeline.kernels.ipynb #group
-class Children:
-    "The living children of a run; after `kill` no new one lives."
-
-    def __init__(self):
-        self.alive: set[Child] = set()
-        self.killed = threading.Event()
-
-    def add(self, child: Child) -> None:
-        self.alive.add(child)
-        if self.killed.is_set():
-            child.kill()
-
-    def kill(self) -> None:
-        "End every child, now."
-        self.killed.set()
-        for child in list(self.alive):
-            child.kill()

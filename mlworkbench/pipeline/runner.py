@@ -136,6 +136,7 @@ def _end(run: Run, began: float) -> None:
     "Write the report and close the run's books."
     record = run.record
     record["git"] = run.git.result()
+    _log_ends(run)
     if run.mlflow:
         cached = {
             u: m["mlflow_run"] for u, m in run.manifests.items() if record["steps"][u]["state"] == "cached"
@@ -150,6 +151,7 @@ def _end(run: Run, began: float) -> None:
     run.write(now=True)
     if run.request.part_of:
         note_part(run)
+    run.children.close()
     run.pages.close()
     run.tracking.close()
 
@@ -159,6 +161,7 @@ def _loop(run: Run, forced: set[str]) -> None:
         while step := run.plan.take():
             _open(run, step, step in forced)
         run.pending = [unit for unit in run.pending if not _settle(run, unit)]
+        _log_ends(run)
         if run.plan.finished or (not run.running and run.plan.offers):
             continue
         soon = 0.05 if any(u.elsewhere or u.not_before for u in run.pending) else 5.0
@@ -277,7 +280,14 @@ def _start(run: Run, unit: Unit) -> None:
     unit.began, unit.elsewhere = time.monotonic(), False
     unit.why = _reasons(run, unit)
     run.tell(unit.name, "running", why=tuple(unit.why))
+    run.children.ahead = run.plan.open > 1
+    unit.begun = _begin_step(run, unit) if run.mlflow else None
     run.running[run.executor.submit(_compute, run, unit)] = unit
+
+
+def _begin_step(run: Run, unit: Unit) -> Future:
+    "MLflow run id of the unit; MLflow is asked in the order of these calls."
+    return run.tracking.submit("begin_step", run.mlflow, unit.name, {"mlw.fingerprint": unit.fingerprint})
 
 
 def _reasons(run: Run, unit: Unit) -> list[str]:
@@ -289,15 +299,18 @@ def _reasons(run: Run, unit: Unit) -> list[str]:
 
 def _compute(run: Run, unit: Unit) -> dict:
     "The manifest of the unit; runs in a thread of its own."
-    with run.lock:
-        if run.mlflow is None:
-            run.mlflow = _begin_books(run)
-    unit.child = run.tracking.call("begin_step", run.mlflow, unit.name, {"mlw.fingerprint": unit.fingerprint})
+
+    def env() -> dict[str, str]:
+        with run.lock:
+            if run.mlflow is None:
+                run.mlflow = _begin_books(run)
+        unit.child = (unit.begun or _begin_step(run, unit)).result()
+        return kernel_environment(run.settings, unit.child)
 
     def on_cell(done: int, total: int) -> None:
         run.on_event(Event(unit.name, "running", done, total, time.monotonic() - unit.began, tuple(unit.why)))
 
-    return run.execute(_task(run, unit), on_cell, run.children)
+    return run.execute(_task(run, unit), on_cell, run.children, env)
 
 # %% ../../nbs/api/28_pipeline.runner.ipynb #begin-books
 def _begin_books(run: Run) -> list[str]:
@@ -339,7 +352,7 @@ def _task(run: Run, unit: Unit) -> dict:
         "resources": unit.step.options.resources,
         "lineage": _lineage(run, unit),
         "settings": run.settings.model_dump(mode="json"),
-        "env": kernel_environment(run.settings, unit.child),
+        "env": {},
     }
 
 
@@ -390,7 +403,15 @@ def _collect(run: Run, unit: Unit, future: Future) -> None:
 # %% ../../nbs/api/28_pipeline.runner.ipynb #log-end
 def _log_end(run: Run, unit: Unit, metrics: dict, state: str) -> None:
     if unit.child:
-        run.tracking.submit("end_step", run.mlflow, unit.child, unit.values, metrics, state)
+        run.ends.append((unit.child, unit.values, metrics, state))
+    unit.begun = unit.child = None
+
+
+def _log_ends(run: Run) -> None:
+    "Tell MLflow how units ended; called when those that come next have begun, which wait for MLflow."
+    for end in run.ends:
+        run.tracking.submit("end_step", run.mlflow, *end)
+    run.ends.clear()
 
 
 def _damaged_inputs(run: Run, unit: Unit, err: StepFailed) -> list[str]:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..core.errors import DataError, InputError, did_you_mean
-from ..core.settings import Settings, find_project, read_settings
+from ..core.settings import Settings, find_project, read_settings, user_name
 from ..core.store import Store, get, list_records, read_record, write_record
 from ..data.tables import read_table, write_table
 from .formats import Output, read_value, write_value
@@ -189,7 +189,11 @@ def save(
     table: str | None = None,  # write the DataFrame as a new version of this table, and keep the version
 ) -> str:  # its reference
     "Keep `value` as the step's output `name`."
-    return _keep(name, "save", write_table(context().tables, table, value) if table else value).ref
+    if table:
+        ctx = context()
+        whence = f"{ctx.pipeline}/{ctx.step}, run {ctx.run}" if ctx.run else "by hand"
+        value = write_table(ctx.tables, table, value, about={"user": user_name(), "source": whence})
+    return _keep(name, "save", value).ref
 
 # %% ../../nbs/api/22_pipeline.step.ipynb #metric
 def metric(name: str, value: float) -> float:

@@ -115,7 +115,7 @@ def test_the_graph_as_a_picture(flights):
 
 
 def test_rows_that_break_the_contract_stop_the_run_before_features(flights):
-    contract = flights / "nbs/pipelines/flights/contract.yaml"
+    contract = flights / "nbs/contracts/flights.yaml"
     text = contract.read_text()
     contract.write_text(re.sub(r"(distance:.*?max: )[\d.]+", r"\g<1>100", text, flags=re.S))
     assert contract.read_text() != text

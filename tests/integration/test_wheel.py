@@ -17,7 +17,7 @@ def test_a_wheel_makes_a_project_with_the_stock_notebooks(tmp_path):
         file.extractall(tmp_path / "site")
     for stock in (
         "pipelines/flights/04_train.ipynb",
-        "pipelines/flights/contract.yaml",
+        "contracts/flights.yaml",
         "dashboards/monitor.ipynb",
     ):
         assert names.count(f"mlworkbench/stock/{stock}") == 1
