@@ -4,13 +4,16 @@
 
 # %% auto #0
 from mlworkbench.data.features import (
+    DataError,
     asof_join,
+    asof_positions,
     np,
     rolling_rate,
 )
 
 # %% ../nbs/api/13_data.features.ipynb #test-features
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +27,7 @@ def _frame(ticks, name, entities="ab", **more):
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(hours, hours)
 def test_rolling_rate_equals_counting_row_by_row(row_ticks, event_ticks):
     rows = _frame(row_ticks, "at")
@@ -35,7 +38,7 @@ def test_rolling_rate_equals_counting_row_by_row(row_ticks, event_ticks):
         assert np.isclose(got[i], seen.y.mean(), equal_nan=True) if len(seen) else np.isnan(got[i])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(hours, hours)
 def test_asof_join_equals_looking_row_by_row(row_ticks, fact_ticks):
     fact_ticks = sorted(set(fact_ticks))
@@ -55,3 +58,57 @@ def test_the_future_never_leaks():
     before = rolling_rate(rows, events, **args)
     changed = events.assign(y=np.where(events.known >= rows["at"].iloc[1], 1 - events.y, events.y))
     np.testing.assert_array_equal(before[:2], rolling_rate(rows, changed, **args)[:2])
+
+
+entities = st.lists(
+    st.tuples(st.integers(0, 60), st.integers(0, 20), st.sampled_from("ab"), st.sampled_from("xy")),
+    max_size=30,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 80), st.sampled_from("ab"), st.sampled_from("xy")), max_size=20),
+    entities,
+)
+def test_late_facts_several_entities_and_ties_as_counted_row_by_row(rows, facts):
+    start = pd.Timestamp("2013-01-01", tz="UTC")
+    hour = lambda n: start + pd.Timedelta(hours=n)
+    left = pd.DataFrame(
+        {"at": [hour(r[0]) for r in rows], "k": [r[1] for r in rows], "m": [r[2] for r in rows]}
+    )
+    right = pd.DataFrame(
+        {
+            "about": [hour(f[0]) for f in facts],
+            "known": [hour(f[0] + f[1]) for f in facts],
+            "k": [f[2] for f in facts],
+            "m": [f[3] for f in facts],
+        }
+    )
+    left = left.astype({"at": "datetime64[us, UTC]", "k": "str", "m": "str"})
+    right = right.astype(
+        {"about": "datetime64[us, UTC]", "known": "datetime64[us, UTC]", "k": "str", "m": "str"}
+    )
+    got = asof_positions(left, right, "at", ["k", "m"], "about", ttl="30h", known="known")
+    for i, (at, k, m) in enumerate(rows):
+        seen = [(f[0], f[0] + f[1], n) for n, f in enumerate(facts) if f[2:] == (k, m) and f[0] + f[1] <= at]
+        best = max(seen, default=None)
+        expected = best[2] if best and at - best[0] <= 30 else -1
+        assert got[i] == expected
+
+
+def test_zones_types_and_names_that_do_not_go_together_are_explained():
+    rows, facts = _frame([3], "at"), _frame([1], "at", v=[1.0])
+    with pytest.raises(DataError, match="has no time zone"):
+        asof_join(rows, facts.assign(at=facts["at"].dt.tz_localize(None)), on="at", by="k")
+    with pytest.raises(DataError, match="entity 'k' is string in the rows and int64"):
+        asof_join(rows, facts.assign(k=[1]), on="at", by="k")
+    with pytest.raises(DataError, match="holds no times"):
+        asof_join(rows.assign(at="x"), facts, on="at", by="k")
+    with pytest.raises(DataError, match="already"):
+        asof_join(rows.assign(v=1), facts, on="at", by="k")
+    berlin = rows.assign(at=rows["at"].dt.tz_convert("Europe/Berlin"))
+    assert (
+        asof_join(berlin, facts, on="at", by="k").v.tolist()
+        == asof_join(rows, facts, on="at", by="k").v.tolist()
+    )
