@@ -24,6 +24,11 @@ import threading
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def _little_to_import(monkeypatch):
+    monkeypatch.setattr("mlworkbench.pipeline.kernels.INTERNAL", ())
+
+
 @pytest.fixture
 def settings(tmp_path):
     return Settings(

@@ -29,7 +29,9 @@ def _rounded(edges: np.ndarray) -> list[float]:
     if len(edges) == 0:
         return []
     spread = edges[len(edges) * 3 // 4] - edges[len(edges) // 4] or np.ptp(edges) or abs(edges[0]) or 1.0
-    return np.unique(np.round(edges, 4 - math.floor(math.log10(spread)))).tolist()
+    with np.errstate(all="ignore"):
+        rounded = np.round(edges, 4 - math.floor(math.log10(spread)))
+    return np.unique(np.where(np.isfinite(rounded), rounded, edges)).tolist()
 
 
 def _numeric(values: np.ndarray, edges: list[float] | None) -> dict:
