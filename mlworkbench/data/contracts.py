@@ -9,6 +9,7 @@ __all__ = ['Level', 'ROW_RULES', 'RULES', 'MOST_CATEGORIES', 'ColumnRules', 'Row
 
 # %% ../../nbs/api/11_data.contracts.ipynb #imports
 import datetime as dt
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -232,14 +233,23 @@ def adapt_contract(contract: Contract, frame: "pl.DataFrame") -> tuple[Contract,
 # %% ../../nbs/api/11_data.contracts.ipynb #render
 def _flow(value) -> str:
     "`value` as YAML on one line."
-    for readable in (True, False):  # a few characters, such as U+0085, are line ends to YAML unless escaped
-        dumped = yaml.safe_dump(
-            value, default_flow_style=True, width=10_000, sort_keys=False, allow_unicode=readable
-        )
-        text = dumped.strip().removesuffix("...").strip()
-        if yaml.safe_load(text) == value and "\n" not in text:
-            break
-    return text
+    dumped = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False, allow_unicode=True)
+    text = dumped.strip().removesuffix("...").strip()
+    if "\n" not in text and yaml.safe_load(text) == value:
+        return text
+    return _escaped(value)
+
+
+def _escaped(value) -> str:
+    "`value` as JSON, which is YAML, with every strange character escaped."
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub(r"[^\x20-\x7e]", lambda m: f"\\U{ord(m[0]):08x}", text)
+
+
+def _name(column: str) -> str:
+    "A column's name as a YAML key."
+    plain = re.fullmatch(r"[A-Za-z_]\w*", column, re.ASCII) and yaml.safe_load(column) == column
+    return column if plain else _escaped(column)
 
 
 def render_contract(contract: Contract, seen: dict[str, str] | None = None, title: str = "") -> str:
@@ -252,7 +262,7 @@ def render_contract(contract: Contract, seen: dict[str, str] | None = None, titl
     lines.append("columns:" if told["columns"] else "columns: {}")
     for name, rules in told["columns"].items():
         note = f"  # {seen[name]}" if seen and name in seen else ""
-        lines.append(f"  {_flow(name)}: {_flow(rules)}{note}")
+        lines.append(f"  {_name(name)}: {_flow(rules)}{note}")
     if "checks" in told:
         lines += ["checks:", *(f"  - {_flow(check)}" for check in told["checks"])]
     return "\n".join(lines) + "\n"
@@ -269,7 +279,7 @@ def edit_contract(text: str, contract: Contract, adapted: Contract) -> str:
     "`text`, which is the YAML of `contract`, with the columns of `adapted`; people's comments stay where lines do."
     lines, after = [], None
     for line in text.splitlines():
-        name = next((n for n in contract.columns if line.startswith(f"  {_flow(n)}: ")), None)
+        name = next((n for n in contract.columns if line.startswith(f"  {_name(n)}: ")), None)
         if name is None:
             lines.append(line)
         elif name in adapted.columns:
@@ -287,4 +297,4 @@ def edit_contract(text: str, contract: Contract, adapted: Contract) -> str:
 
 
 def _column_line(name: str, contract: Contract) -> str:
-    return f"  {_flow(name)}: {_flow(contract.columns[name].model_dump(mode='json', exclude_defaults=True))}"
+    return f"  {_name(name)}: {_flow(contract.columns[name].model_dump(mode='json', exclude_defaults=True))}"
