@@ -237,7 +237,9 @@ def own_words(path: Path, read: str, write: str) -> tuple[str, list[str]]:
     before, _, value = work.rpartition('save("table", ')
     work = f"{before}({value[:-1]}).to_parquet({write})"
     work = re.sub(r"^metric\(", "mlflow.log_metric(", work, flags=re.M)
-    work = re.sub(r"^figure\(.*, (\w+)\)$", r"display(\1)", work, flags=re.M)
+    work = re.sub(
+        r"^figure\(.*, (\w+)\)$", r"from IPython.display import display\n\ndisplay(\1)", work, flags=re.M
+    )
     head = "\n".join(line for line in imports.splitlines() if "mlworkbench" not in line)
     rows = "rows = 200\n" if "rows: int" in parameters else ""
     return f"{head}\n{rows}{work}", list(sources.values())

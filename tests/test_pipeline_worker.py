@@ -116,13 +116,13 @@ def test_the_next_place_is_made_ahead_and_one_that_was_killed_is_replaced(settin
     children = Children()
     children.ahead = True
     execute_step(make_task(settings, "1"), children=children)
-    (waiting,) = children.alive
+    waiting = children._next.result().child
     os.kill(waiting.pid, signal.SIGKILL)
     assert gone(waiting.pid)
     manifest = execute_step(
         make_task(settings, "from mlworkbench import metric\nmetric('x', 1)"), children=children
     )
     assert manifest["metrics"] == {"x": 1.0}
-    (waiting,) = children.alive
+    waiting = children._next.result().child
     children.close()
     assert gone(waiting.pid) and not children.alive

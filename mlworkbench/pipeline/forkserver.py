@@ -5,7 +5,7 @@
 # only its user can open:
 #
 # - `{"do": "child", "cwd", "env", "path"}` with the descriptors of stdout and stderr: a child is forked; the connection is the
-#   child's from then on. The server says `{"pid": …}` at first and `{"exit": status}` in the end.
+#   child's from then on, which says `{"pid": …}` at first; the server says `{"exit": status}` in the end.
 # - `{"do": "status"}` is answered with what the server is; `{"do": "stop"}` ends it once its children have ended.
 #
 # A child runs the calls that come over its connection, one JSON line each: `{"call": "module:function", "arguments": […]}`. It
@@ -131,6 +131,7 @@ def become_child(connection, request: dict, descriptors: list[int]) -> None:
     time.tzset()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
+    say(connection, {"pid": os.getpid()})  # the server may have been killed since it forked
     serve_calls(connection)
 
 
@@ -260,8 +261,6 @@ class Server:
                 os._exit(1)
         self.children[pid] = connection
         self.poll.register(connection.fileno(), 0)  # hang-ups only: the lines are for the child
-        with contextlib.suppress(OSError):
-            say(connection, {"pid": pid})
 
     def hung_up(self, fd: int) -> None:
         "The client is gone: so is the child."

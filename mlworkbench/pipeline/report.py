@@ -10,7 +10,8 @@ __all__ = ['LIGHT', 'DARK', 'STYLE', 'notebook_html', 'metric_rows', 'number', '
 import base64
 import functools
 import html
-from collections.abc import Mapping
+import os
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from ..core.store import Store, get, write_file
@@ -129,9 +130,9 @@ def _state(state: str) -> Markup:
     )
 
 
-def _links(step: str, folder: Path) -> Markup:
-    found = [next(iter(folder.glob(f"*_{step}.{end}")), None) for end in ("html", "ipynb")]
-    return Markup(" · ".join(f'<a href="{html.escape(p.name)}">{p.suffix[1:]}</a>' for p in found if p))
+def _links(stem: str | None, names: Container[str]) -> Markup:
+    found = [end for end in ("html", "ipynb") if f"{stem}.{end}" in names]
+    return Markup(" · ".join(f'<a href="{html.escape(f"{stem}.{end}")}">{end}</a>' for end in found))
 
 
 def _sections(store: Store, record: Mapping, manifests: Mapping[str, dict]) -> list[str]:
@@ -189,8 +190,9 @@ def write_index(
         f"by {record['user']}",
         f"git {short_commit(record['git'])}",
     ]
+    names = set(os.listdir(folder)) if folder.exists() else set()
     rows = [
-        [s, _state(i["state"]), f"{i['seconds']:.1f}", ", ".join(i["why"]), _links(s, folder)]
+        [s, _state(i["state"]), f"{i['seconds']:.1f}", ", ".join(i["why"]), _links(i.get("file"), names)]
         for s, i in steps.items()
     ]
     errors = "".join(

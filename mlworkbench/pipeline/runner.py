@@ -431,6 +431,7 @@ def _fail(run: Run, unit: Unit, err: WorkbenchError, seconds: float) -> None:
     if executed := err.fields.get("executed"):
         kept = run.folder / f"{stem(unit)}.ipynb"
         write_file(kept, get(run.store, executed))
+        run.record["steps"][unit.name]["file"] = stem(unit)
         message += f"\nThe notebook as it failed: {kept}"
     run.tell(unit.name, "failed", error=message, seconds=seconds, notebook=executed)
     _ended(run, unit, False)
