@@ -59,6 +59,17 @@ def _close_databases() -> None:
                 engine.dispose()
 
 
+@pytest.fixture(autouse=True)
+def _mlflow_points_nowhere() -> Iterator[None]:
+    "Code under test may point MLflow at its project, for this process and those it starts; the next test must not see that."
+    yield
+    if mlflow := sys.modules.get("mlflow"):
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
+    for name in [n for n in os.environ if n.startswith("MLFLOW_")]:
+        del os.environ[name]
+
+
 @pytest.fixture
 def home() -> Iterator[Path]:
     "An empty folder, the same one for all tests that take it, so that they find its fork server warm."

@@ -25,7 +25,8 @@ def test_a_table_is_made_added_to_looked_at_and_restored(mlw):
     assert "fares@1: 1 rows appended" in mlw("append", "fares", "b.csv").output
     told = mlw("log", "fares").output
     assert "appended" in told and "ada" in told and "a.csv" in told and "first" in told
-    assert "3" in mlw("list").output and "10.5" in mlw("show", "fares@0").output
+    (line,) = [x.split() for x in mlw("list").output.splitlines() if "fares" in x]
+    assert line[:4] == ["fares", "1", "3", "2"] and "10.5" in mlw("show", "fares@0").output
     assert "fares@0 is fares@good now" in mlw("tag", "fares@0", "good").output
     assert "1 added" in mlw("diff", "fares@good", "fares", "--key", "id").output
     assert "fares@2" in mlw("restore", "fares@good").output and "2 rows" in mlw("show", "fares").output
@@ -73,4 +74,5 @@ def test_a_contract_is_inferred_checked_and_accepted(mlw, tmp_path):
         and "more (integer) is new" in taken.output
         and "Audit row 1, by ada" in taken.output
     )
-    assert "1 rules stop" not in say("check", "big").output
+    after = say("check", "big")
+    assert after.exit_code == 0 and "0 rules stop" in after.output

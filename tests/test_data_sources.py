@@ -134,6 +134,7 @@ BAD = {  # name of the file: its bytes, what is said, options
 @pytest.mark.parametrize("name", BAD)
 def test_a_file_that_is_not_right_is_an_error_that_says_where(read, name, tmp_path):
     data, said, options = BAD[name]
+    options = dict(options)
     if also := options.pop("also", None):
         (tmp_path / also[0]).parent.mkdir(exist_ok=True)
         (tmp_path / also[0]).write_text(also[1])

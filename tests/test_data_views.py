@@ -8,19 +8,17 @@ from mlworkbench.data.views import (
     feature_view,
     historical_features,
     materialize,
-    np,
     online_features,
-    rolling_rate_facts,
 )
 
 # %% ../nbs/api/13b_data.views.ipynb #test-views
+import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlworkbench.data.features import rolling_rate
 
 START = pd.Timestamp("2013-01-01", tz="UTC")
 
@@ -70,27 +68,6 @@ def test_what_is_online_is_what_training_saw_at_that_moment(facts, tick):
     engine.dispose()
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(0, 100), max_size=40), st.lists(st.integers(0, 120), max_size=20))
-def test_a_rolling_rate_as_facts_equals_the_direct_one(event_ticks, row_ticks):
-    events = pd.DataFrame(
-        {
-            "known": at(event_ticks),
-            "k": ["ab"[t % 2] for t in event_ticks],
-            "y": [t % 3 == 0 for t in event_ticks],
-        }
-    ).astype({"k": "str"})
-    rows = pd.DataFrame({"at": at(row_ticks), "k": ["ab"[t % 2] for t in row_ticks]}).astype({"k": "str"})
-
-    @feature_view(entities=["k"], timestamp="known")
-    def rate(events):
-        return rolling_rate_facts(events, "k", "known", "y", "12h", "rate")
-
-    got = historical_features(rows, [rate], {"events": events}, on="at")["rate"].to_numpy(float)
-    expected = rolling_rate(rows, events, by="k", on="at", known="known", outcome="y", window="12h")
-    np.testing.assert_allclose(got, expected, atol=1e-9)
-
-
 def test_materializing_again_writes_what_is_new_only(engine):
     table = pd.DataFrame(
         {"about": at([1, 2, 5]), "known": at([1, 2, 5]), "k": ["a", "b", "a"], "v": [1, 2, 3]}
@@ -109,7 +86,7 @@ def test_mistakes_are_explained(engine):
         readings.facts({"sensor": pd.DataFrame()})
     with pytest.raises(DataError, match="gives no column 'k'"):
         readings.facts({"sensors": pd.DataFrame({"about": [], "known": []})})
-    with pytest.raises(DataError, match="mlw features materialize readings"):
+    with pytest.raises(DataError, match="'readings' was not materialized"):
         online_features(engine, readings, pd.DataFrame({"k": ["a"]}), now=START)
 
 

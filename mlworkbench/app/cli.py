@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from .cli_data import contract, data
+from .cli_data import _example, contract, data
 from ..core.errors import WorkbenchError
 
 # %% ../../nbs/api/70_app.cli.ipynb #group
@@ -35,10 +35,6 @@ class _Group(click.Group):
                 err=True,
             )
             ctx.exit(130)
-
-
-def _example(*lines: str) -> str:
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 @click.group(
@@ -337,11 +333,11 @@ def monitor(model, months, which, as_of) -> None:
 # %% ../../nbs/api/70_app.cli.ipynb #open
 def _environment(settings) -> dict[str, str]:
     "The environment for kernels of the project."
+    from mlworkbench.pipeline.kernels import project_environment
     from mlworkbench.pipeline.tracking import QUIET
 
-    python_path = os.pathsep.join(filter(None, [str(settings.root), os.environ.get("PYTHONPATH")]))
     warm = {"JUPYTER_DEFAULT_PROVISIONER_NAME": "mlworkbench"}  # kernels are forked from the warm server
-    return {**QUIET, **warm, **os.environ, "MLW_PROJECT": str(settings.root), "PYTHONPATH": python_path}
+    return {**QUIET, **warm, **project_environment(settings)}
 
 
 def _lab_options(settings) -> list[str]:

@@ -7,6 +7,8 @@ __all__ = ['TableCommit', 'table_log', 'tag_table', 'restore_table', 'TableDiff'
 
 # %% ../../nbs/api/10c_data.changes.ipynb #imports
 import datetime as dt
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -39,10 +41,6 @@ class TableCommit:
 
 def table_log(root: str, name: str, limit: int | None = None) -> list[TableCommit]:
     "Commits of the table, newest first. Raises `TableNotFound`."
-    import re
-
-    import json
-
     table, tags = open_table(root, name), table_tags(root, name)
     found = []
     for commit in table.history(limit):
@@ -77,8 +75,6 @@ def _operation(commit: Mapping) -> str:
 # %% ../../nbs/api/10c_data.changes.ipynb #tag
 def tag_table(root: str, reference: str, tag: str) -> TableVersion:
     "Let `tag` name the version that `reference` means; a tag that exists moves. Raises `DataError`."
-    import re
-
     if not re.fullmatch(TAG, tag):
         raise DataError(f"'{tag}' is no tag: a letter first, then letters, digits, _ . and -.", tag=tag)
     version = table_version(root, reference)

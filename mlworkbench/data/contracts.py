@@ -252,6 +252,10 @@ def _name(column: str) -> str:
     return column if plain else _escaped(column)
 
 
+def _column_line(name: str, contract: Contract) -> str:
+    return f"  {_name(name)}: {_flow(contract.columns[name].model_dump(mode='json', exclude_defaults=True))}"
+
+
 def render_contract(contract: Contract, seen: dict[str, str] | None = None, title: str = "") -> str:
     "The contract as YAML, a line a column, with what was seen as comments."
     told = contract.model_dump(mode="json", exclude_defaults=True)
@@ -260,9 +264,9 @@ def render_contract(contract: Contract, seen: dict[str, str] | None = None, titl
         if key in told:
             lines.append(f"{key}: {_flow(told[key])}")
     lines.append("columns:" if told["columns"] else "columns: {}")
-    for name, rules in told["columns"].items():
+    for name in contract.columns:
         note = f"  # {seen[name]}" if seen and name in seen else ""
-        lines.append(f"  {_name(name)}: {_flow(rules)}{note}")
+        lines.append(_column_line(name, contract) + note)
     if "checks" in told:
         lines += ["checks:", *(f"  - {_flow(check)}" for check in told["checks"])]
     return "\n".join(lines) + "\n"
@@ -294,7 +298,3 @@ def edit_contract(text: str, contract: Contract, adapted: Contract) -> str:
     except (yaml.YAMLError, TypeError, ValidationError):
         pass
     return render_contract(adapted)  # a file that is laid out in another way
-
-
-def _column_line(name: str, contract: Contract) -> str:
-    return f"  {_name(name)}: {_flow(contract.columns[name].model_dump(mode='json', exclude_defaults=True))}"

@@ -103,13 +103,16 @@ def _plain(fs, name: str, copy: Path) -> str:
     return str(target)
 
 # %% ../../nbs/api/10b_data.sources.ipynb #header
+def _delimiter(name: str, source: Source) -> str:
+    return source.delimiter or ("\t" if ".tsv" in name else ",")
+
+
 def _header(name: str, file: str, source: Source) -> list[str]:
     "Names of the columns. Raises `DataError` where they can't be."
-    delimiter = source.delimiter or ("\t" if ".tsv" in name else ",")
     encoding = "utf-8-sig" if source.encoding == "utf-8" else source.encoding
     try:
         with open(file, encoding=encoding, errors="replace", newline="") as lines:
-            names = [n.strip() for n in next(csv.reader(lines, delimiter=delimiter), [])]
+            names = [n.strip() for n in next(csv.reader(lines, delimiter=_delimiter(name, source)), [])]
     except (LookupError, UnicodeError, csv.Error) as err:
         raise DataError(f"{name}, line 1: {err}.", file=name) from err
     if any("\ufffd" in n or "\0" in n for n in names):
@@ -162,11 +165,10 @@ def _raw_csv(files: list[tuple[str, str]], source: Source) -> tuple[str, list[st
                 f"{name} has other columns than {files[0][0]}: {', '.join(odd)} in only one of them.",
                 file=name,
             )
-        delimiter = source.delimiter or ("\t" if ".tsv" in name else ",")
         kinds = ", ".join(f"{_text(n)}: 'VARCHAR'" for n in names)
         parts.append(
             f"SELECT {', '.join(map(_quoted, columns))} FROM read_csv({_text(file)}, auto_detect=false, header=true, "
-            f"delim={_text(delimiter)}, quote='\"', escape='\"', columns={{{kinds}}}, strict_mode=true, "
+            f"delim={_text(_delimiter(name, source))}, quote='\"', escape='\"', columns={{{kinds}}}, strict_mode=true, "
             f"null_padding=false, max_line_size=33554432, encoding={_text(source.encoding)})"
         )
     return " UNION ALL ".join(parts), columns

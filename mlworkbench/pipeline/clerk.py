@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from ..core.errors import KernelDied
 from ..core.settings import Settings
 from ..core.store import Store, get, put, read_record, verify, write_record
-from .kernels import Child, start_child
+from .kernels import Child, project_environment, start_child
 
 # %% ../../nbs/api/27a_pipeline.clerk.ipynb #calls
 Tell = Callable[[dict], None]
@@ -107,12 +107,8 @@ class Clerk:
                     raise
 
     def _start(self) -> Child:
-        root = str(self.settings.root)
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         with open(os.devnull, "w") as nowhere:
-            return start_child(
-                self.settings, root, {**os.environ, "MLW_PROJECT": root, "PYTHONPATH": path}, nowhere
-            )
+            return start_child(self.settings, self.settings.root, project_environment(self.settings), nowhere)
 
     def close(self) -> None:
         "Wait for what was asked for, and end the process."

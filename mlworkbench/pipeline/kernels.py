@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'INTERNAL', 'preload_list', 'socket_folder', 'socket_path', 'can_fork', 'servers', 'stop_servers',
-           'start_server', 'Child', 'ending', 'start_child']
+           'start_server', 'Child', 'ending', 'project_environment', 'start_child']
 
 # %% ../../nbs/api/24b_pipeline.kernels.ipynb #imports
 import array
@@ -280,6 +280,13 @@ def _rebuild(error: Mapping) -> Exception:
     return RuntimeError(error["traceback"])
 
 # %% ../../nbs/api/24b_pipeline.kernels.ipynb #fork-child
+def project_environment(settings: Settings) -> dict[str, str]:
+    "This process's environment, in which imports find the project's modules and the workbench the project."
+    root = str(settings.root)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "MLW_PROJECT": root, "PYTHONPATH": path}
+
+
 def start_child(settings: Settings, cwd: str | Path, env: Mapping[str, str], output) -> Child:
     "A new child: forked where that is to be had, else a new Python. `output` is a file for what it prints past its notebook."
     if can_fork(settings):

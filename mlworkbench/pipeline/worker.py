@@ -21,7 +21,7 @@ from pathlib import Path
 from ..core.errors import KernelDied, StepFailed
 from ..core.settings import Settings
 from ..core.store import Store, get, put, write_file, write_record
-from .kernels import Child, can_fork, ending, start_child
+from .kernels import Child, can_fork, ending, project_environment, start_child
 
 # %% ../../nbs/api/25b_pipeline.worker.ipynb #manifest
 def _store(settings: Settings) -> Store:
@@ -109,13 +109,9 @@ class Place:
     "A process that gets ready for a step, and what it needs."
 
     def __init__(self, settings: Settings):
-        root = str(settings.root)
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self.scratch = tempfile.TemporaryDirectory(prefix="mlw-")
         self.said = open(f"{self.scratch.name}/said", "w+b")  # noqa: SIM115 (closed with the place)
-        self.child = start_child(
-            settings, root, {**os.environ, "MLW_PROJECT": root, "PYTHONPATH": path}, self.said
-        )
+        self.child = start_child(settings, settings.root, project_environment(settings), self.said)
         self.child.ask("mlworkbench.pipeline.worker:get_ready")
 
     def last_words(self) -> str:

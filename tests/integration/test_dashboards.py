@@ -9,12 +9,12 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from mlflow import MlflowClient
 from playwright.sync_api import Page, sync_playwright
 from projects import MLW, mlw
 
 from mlworkbench.core.settings import read_settings
 from mlworkbench.governance.audit import read_audit, verify
+from mlworkbench.pipeline.tracking import mlflow_client
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(
@@ -74,8 +74,7 @@ def test_a_click_on_approve_moves_the_alias_and_writes_the_audit_row(flights, op
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Approve").click()
     page.get_by_text("is champion now").wait_for(timeout=30_000)
-    client = MlflowClient(f"sqlite:///{flights}/.mlw/mlflow.db")
-    assert client.get_registered_model("flights").aliases == {"champion": 1}
+    assert mlflow_client(settings).get_registered_model("flights").aliases == {"champion": 1}
     rows = read_audit(settings)
     assert [(r.action, r.model, r.version, r.reason) for r in rows] == [
         ("approve", "flights", 1, "AUC well above the baseline")
