@@ -130,7 +130,7 @@ def run(pipeline, start, only, force, parameters, workers, log_format, engine, p
     if plan:
         from mlworkbench.pipeline.runner import run_pipeline
 
-        click.echo(run_pipeline(settings, name, replace(request, plan_only=True))["run"])
+        click.echo(run_pipeline(settings, graph, replace(request, plan_only=True))["run"])
         return
     signal.signal(signal.SIGTERM, _interrupt)
     record = watch_run(settings, graph, request, as_json=log_format == "json")

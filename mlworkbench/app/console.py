@@ -16,12 +16,9 @@ import sys
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -145,16 +142,18 @@ def _as_json(event: Event) -> None:
 def watch_run(settings: Settings, pipeline: Pipeline, request: Request, as_json: bool = False) -> dict:
     "Run the pipeline and show how it goes; the answer is the run's record."
     if as_json:
-        record = run_pipeline(settings, pipeline.name, request, _as_json)
+        record = run_pipeline(settings, pipeline, request, _as_json)
         errors = {s: i["error"] for s, i in record["steps"].items() if i.get("error")}
         _json_line(**{k: record[k] for k in ("run", "pipeline", "state", "seconds", "report")}, errors=errors)
         return record
     console = new_console()
     view = RunView(list(pipeline.steps), console)
     if not console.is_terminal:
-        return run_pipeline(settings, pipeline.name, request, view)
+        return run_pipeline(settings, pipeline, request, view)
+    from rich.live import Live
+
     with Live(view, console=console, refresh_per_second=8):
-        return run_pipeline(settings, pipeline.name, request, view)
+        return run_pipeline(settings, pipeline, request, view)
 
 # %% ../../nbs/api/71_app.console.ipynb #outcome
 def _metrics_table(manifests: Mapping[str, dict]) -> Table | None:
@@ -383,6 +382,8 @@ def print_month(month) -> None:
 @contextlib.contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int], None]]:
     "A bar for rows done of all, shown in a terminal only."
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task(title, total=None)
@@ -454,6 +455,8 @@ def print_servers(settings: Settings) -> None:
 
 def print_doctor(settings: Settings) -> bool:
     "Settings with their sources, versions, and checks; whether all checks passed."
+    from importlib.metadata import version
+
     console, well = new_console(), True
     console.print(Text(f"{settings.project.name} at {settings.root}", "bold"))
     table = plain_table(("setting", "value", "from", "meaning"), ())

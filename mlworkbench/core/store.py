@@ -17,10 +17,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-
-import fsspec
+from typing import TYPE_CHECKING
 
 from .errors import ArtifactDamaged, ArtifactMissing, StoreError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 # %% ../../nbs/api/02_core.store.ipynb #digest
 def digest_of(data: bytes) -> str:
@@ -43,15 +45,29 @@ class Store:
     "Content-addressed store at `url`: a folder, or any URL that fsspec opens (`s3://bucket/prefix`, `memory://x`)."
 
     def __init__(self, url: str | Path):
+        self.url = str(url)
+        self.local = "://" not in self.url or self.url.startswith("file://")
+        if self.local:
+            self.root = Path(self.url.removeprefix("file://")).expanduser().absolute().as_posix()
+        else:
+            self.fs, self.root = self._open()
+
+    @functools.cached_property
+    def fs(self) -> "AbstractFileSystem":
+        "The file system."
+        return self._open()[0]
+
+    def _open(self) -> "tuple[AbstractFileSystem, str]":
+        from fsspec.core import url_to_fs
+
+        own = {} if self.local else {"use_listings_cache": False}  # others write there too
         try:
-            own = {"use_listings_cache": False} if "://" in str(url) else {}  # others write there too
-            self.fs, self.root = fsspec.core.url_to_fs(str(url), **own)
+            return url_to_fs(self.url, **own)
         except (ValueError, ImportError) as err:
             raise StoreError(
-                f"The store {url} can't be opened: {err}. See settings.ini, section [store], key 'url'.",
-                url=str(url),
+                f"The store {self.url} can't be opened: {err}. See settings.ini, section [store], key 'url'.",
+                url=self.url,
             ) from err
-        self.url, self.local = str(url), "file" in ((p,) if isinstance(p := self.fs.protocol, str) else p)
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -101,6 +117,10 @@ def _publish(store: Store, path: str, data: bytes, sealed: str | None = None) ->
             url=store.url,
         ) from err
 
+# %% ../../nbs/api/02_core.store.ipynb #read
+def _read(store: Store, path: str) -> bytes:
+    return Path(path).read_bytes() if store.local else store.fs.cat_file(path)
+
 # %% ../../nbs/api/02_core.store.ipynb #bytes
 def put(store: Store, data: bytes) -> str:
     "Digest of `data`, which is in the store from now on."
@@ -131,7 +151,7 @@ def get(store: Store, digest: str) -> bytes:
     "The bytes under `digest`, checked. Raises `ArtifactMissing` or `ArtifactDamaged`."
     path = store.blob_path(digest)
     try:
-        data = store.fs.cat_file(path)
+        data = _read(store, path)
     except FileNotFoundError as err:
         raise ArtifactMissing(
             f"The store {store.url} holds nothing under {digest[:12]}…; run the pipeline again to make it.",
@@ -178,7 +198,7 @@ def write_record(store: Store, kind: str, name: str, value: dict) -> None:
 def read_record(store: Store, kind: str, name: str) -> dict | None:
     "The record, or None where there is none or it is damaged."
     try:
-        value = json.loads(store.fs.cat_file(store.record_path(kind, name)))
+        value = json.loads(_read(store, store.record_path(kind, name)))
         return value if value.pop("digest") == digest_of(canonical_json(value)) else None
     except (FileNotFoundError, ValueError, KeyError, AttributeError):
         return None

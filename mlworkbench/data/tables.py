@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import fsspec
-
 from ..core.errors import DataError, TableNotFound, did_you_mean
 
 if TYPE_CHECKING:
@@ -65,14 +63,18 @@ def parse_table(reference: str) -> tuple[str, int | dt.datetime | str | None]:
 # %% ../../nbs/api/10_data.tables.ipynb #open
 def table_names(root: str) -> list[str]:
     "Names of the tables under `root`, sorted."
-    fs, path = fsspec.core.url_to_fs(root)
+    from fsspec.core import url_to_fs
+
+    fs, path = url_to_fs(root)
     folders = fs.ls(path, detail=False) if fs.exists(path) else []
     return sorted(f.rstrip("/").rsplit("/", 1)[-1] for f in folders if fs.exists(f"{f}/_delta_log"))
 
 
 def table_tags(root: str, name: str) -> dict[str, int]:
     "Tag → version of the table."
-    fs, path = fsspec.core.url_to_fs(f"{root}/{name}/_mlw/tags")
+    from fsspec.core import url_to_fs
+
+    fs, path = url_to_fs(f"{root}/{name}/_mlw/tags")
     files = fs.ls(path, detail=False) if fs.exists(path) else []
     return {f.rsplit("/", 1)[-1]: int(fs.cat_file(f)) for f in sorted(files)}
 

@@ -9,7 +9,6 @@ __all__ = ['code_digest', 'project_modules', 'imports_of', 'fingerprint_parts', 
 import ast
 import contextlib
 import functools
-import importlib.metadata
 import json
 import os
 import sys
@@ -117,13 +116,13 @@ def imports_of(
 ) -> tuple[dict[str, str], dict[str, str]]:  # module → digest of its file; distribution → version
     "What the step's code depends on: the project's modules, followed, and the distributions from elsewhere."
     _, modules, outside = project_modules(step, roots)
-    versions = {d: _version(d) for n in outside for d in _distributions().get(n, [])}
+    versions = {d: v for n in outside for d, v in _distributions().get(n, {}).items()}
     return dict(sorted(modules.items())), dict(sorted(versions.items()))
 
 
 @functools.cache
-def _distributions() -> Mapping[str, list[str]]:
-    "Distributions by the names that they can be imported under: a slow look at every package, so it is kept until packages change."
+def _distributions() -> Mapping[str, Mapping[str, str]]:
+    "Name that can be imported → distribution → version: a slow look at every package, so it is kept until packages change."
     folders = [p for p in sys.path if os.path.isdir(p)]
     entries = sorted(
         (e.name, e.stat().st_mtime_ns)
@@ -132,18 +131,19 @@ def _distributions() -> Mapping[str, list[str]]:
         if e.name.endswith(("-info", ".pth"))
     )
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlworkbench"
-    kept = base / f"distributions-{digest_of(canonical_json([folders, entries]))[:16]}.json"
+    kept = base / f"versions-{digest_of(canonical_json([folders, entries]))[:16]}.json"
     with contextlib.suppress(OSError, ValueError):
         return json.loads(kept.read_bytes())
-    found = dict(importlib.metadata.packages_distributions())
+    from importlib import metadata
+
+    version = functools.cache(metadata.version)
+    found = {
+        name: {d: version(d) for d in distributions}
+        for name, distributions in metadata.packages_distributions().items()
+    }
     with contextlib.suppress(OSError):
         write_file(kept, json.dumps(found).encode())
     return found
-
-
-@functools.cache
-def _version(distribution: str) -> str:
-    return importlib.metadata.version(distribution)
 
 # %% ../../nbs/api/24_pipeline.fingerprint.ipynb #fingerprint
 def fingerprint_parts(

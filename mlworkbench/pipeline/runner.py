@@ -27,7 +27,7 @@ from .clerk import Clerk, known_page
 from .cluster import Cluster, write_plan
 from .fingerprint import changes, fingerprint_of, fingerprint_parts
 from .formats import Output, read_value
-from .graph import read_pipeline
+from .graph import Pipeline, read_pipeline
 from .notebook import StepNotebook, coerce
 from .report import write_index
 
@@ -67,13 +67,14 @@ from .worker import execute_step
 # %% ../../nbs/api/28_pipeline.runner.ipynb #start
 def run_pipeline(
     settings: Settings,
-    name: str,  # of the pipeline
+    pipeline: str | Pipeline,  # its name, or what was read of it
     request: Request | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> dict:  # the run's record: state, steps, timings, report
     "Run a pipeline. Raises what planning finds wrong; a step that fails is in the record, with its error."
     request, began = request or Request(), time.monotonic()
-    pipeline = read_pipeline(settings.pipelines / name)
+    if isinstance(pipeline, str):
+        pipeline = read_pipeline(settings.pipelines / pipeline)
     values = check_request(settings.root, pipeline, request)
     resources = resources_of(settings, pipeline, request)
     store = Store(settings.resolve(settings.store.url))
@@ -92,9 +93,9 @@ def run_pipeline(
         request,
         values,
         on_event,
-        record := new_record(settings, name, chosen, request.part_of),
-        settings.reports / name / record["run"],
-        Plan({s: pipeline.needs[s] for s in chosen}, past_seconds(store, name, chosen)),
+        record := new_record(settings, pipeline.name, chosen, request.part_of),
+        settings.reports / pipeline.name / record["run"],
+        Plan({s: pipeline.needs[s] for s in chosen}, past_seconds(store, pipeline.name, chosen)),
         resources,
         pool,
         cluster.execute if cluster else execute_step,
