@@ -21,10 +21,12 @@ from datetime import date
 from pathlib import Path
 
 import psutil
+from peers import environment, judge
 
 HERE = Path(__file__).parent
 MLW = str(Path(sys.executable).with_name("mlw"))
 PAPERMILL = str(Path(sys.executable).with_name("papermill"))
+USED = ["pandas", "scikit-learn", "matplotlib", "mlflow", "pyarrow", "ipykernel"]  # by the steps
 EIGHT = sorted((HERE / "pipelines" / "eight").glob("*.ipynb"))
 
 
@@ -197,24 +199,6 @@ def wait_for(marks: list[Path]) -> None:
 # --- peers ---
 
 
-def environment(name: str, packages: list[str]) -> Path | None:
-    "Python of an environment with the peer in it; None where it can't be installed."
-    place = HERE.parent / ".bench" / name
-    python = place / "bin" / "python"
-    if not (place / "ready").exists():
-        shutil.rmtree(place, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-        common = ["pandas", "scikit-learn", "matplotlib", "mlflow", "pyarrow", "ipykernel"]
-        done = subprocess.run(
-            [str(python), "-m", "pip", "install", "-q", *packages, *common], capture_output=True, text=True
-        )
-        if done.returncode:
-            print(f"{name} can't be installed here: {done.stderr.strip().splitlines()[-1]}")
-            return None
-        (place / "ready").touch()
-    return python
-
-
 def cells_of(path: Path) -> tuple[str, str, str]:
     "Imports, parameters and work of a step, as text."
     cells = {c["id"]: "".join(c["source"]) for c in json.loads(path.read_text())["cells"]}
@@ -350,10 +334,12 @@ def main() -> int:
         project = make_project(Path(place) / "ours")
         pythons, plain = {}, Path(place) / "plain"
         make_plain(plain)
-        if "ploomber" in peers and (python := environment("ploomber", ["ploomber"])):
+        if "ploomber" in peers and (python := environment("ploomber", ["ploomber", *USED])):
             pythons["ploomber"] = python
             make_ploomber(Path(place) / "ploomber")
-        if "dagstermill" in peers and (python := environment("dagstermill", ["dagstermill", "dagster"])):
+        if "dagstermill" in peers and (
+            python := environment("dagstermill", ["dagstermill", "dagster", *USED])
+        ):
             pythons["dagstermill"] = python
             make_dagster(Path(place) / "dagster")
         ours(project)  # bare papermill reads the inputs that a run left
@@ -423,14 +409,7 @@ def main() -> int:
         targets.append(
             ("5,000 cached steps, seconds a step against 1,000", sizes[5000] / sizes[1000] / 5, 1.5, False)
         )
-    short = 0
-    for name, value, goal, at_least in targets:
-        well = value >= goal if at_least else value <= goal
-        short += not well
-        print(
-            f"target {name}: {value:.2f} (goal {'≥' if at_least else '≤'} {goal}) {'ok' if well else 'short'}"
-        )
-    return 1 if short else 0
+    return judge(targets)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,24 @@ from mlworkbench.data.checks import (
     Settings,
     as_frame,
     check,
+    check_stream,
     check_table,
+    contract_path,
     dt,
     infer_contract,
     make_contract,
     profile,
+    sift_table,
+    table_version,
+    write_contract,
+    write_table,
 )
 
 # %% ../nbs/api/11b_data.checks.ipynb #test-checks
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow
 import pytest
 
 
@@ -60,7 +67,7 @@ def test_each_rule_finds_its_rows_and_leaves_good_ones_alone(rules, values, rule
 def test_good_data_breaks_nothing_and_nan_is_missing():
     n = np.arange(400)
     good = pd.DataFrame({"k": np.where(n % 2, "a", "b"), "x": np.where(n % 9, n * 0.5, np.nan), "i": n})
-    contract, _ = infer_contract(as_frame(good))
+    contract, *_ = infer_contract(good)
     assert check(good, contract, profile(good)).breaches.empty
     assert one({"type": "number", "nulls": 0.5}, [1.0, float("nan")]).breaches.empty
 
@@ -154,3 +161,61 @@ def test_a_tables_contract_is_made_once_and_kept_by_its_table(tmp_path):
         ["k", "moves by at most 0.1 from the reference"],
     ]
     assert check_table(project, "t@0").breaches.empty
+
+
+def test_a_stream_is_judged_as_the_whole_table(monkeypatch):
+    import mlworkbench.data.checks as checks
+
+    rng, n = np.random.default_rng(1), 5000
+    frame = pl.DataFrame(
+        {
+            "id": [*range(n - 1), 0],
+            "k": rng.choice(["a", "b", "?"], n),
+            "x": np.where(rng.random(n) < 0.1, np.nan, rng.normal(size=n)),
+        }
+    )
+    rules = {
+        "id": {"type": "integer", "unique": True, "level": "quarantine"},
+        "k": {"type": "string", "allowed": ["a", "b"], "level": "quarantine"},
+        "x": {"type": "number", "max": 2, "nulls": 0.05, "drift": 0.1, "level": "warn"},
+    }
+    contract = Contract(columns=rules, rows={"min": 6000, "level": "warn"})
+    reference = profile(pd.DataFrame({"x": rng.normal(1, size=1000)}))
+    whole = check(frame, contract, reference)
+    monkeypatch.setattr(checks, "BATCH_ROWS", 700)
+    table = as_frame(frame).to_arrow()
+    parts = lambda: pyarrow.RecordBatchReader.from_batches(table.schema, table.to_batches(max_chunksize=300))
+    streamed = check_stream(parts, contract, reference)
+    assert (streamed.rows, streamed.set_aside) == (n, len(whole.quarantined)) and whole.set_aside > n / 4
+    plain = lambda r: r.breaches.drop(columns="examples").sort_values(["column", "rule"]).to_dict("records")
+    assert plain(streamed) == plain(whole) and len(whole.breaches) == 6
+
+
+def test_a_table_is_sifted_into_two_and_a_stop_writes_nothing(tmp_path):
+    from mlworkbench.data.tables import read_table, table_names
+
+    project = Settings(root=tmp_path)
+    root = project.resolve(project.tables.url)
+    frame = pd.DataFrame({"id": [1, 2, 2, 3], "k": ["a", "?", "a", "a"]})
+    write_table(root, "t", frame)
+    rules = {
+        "id": {"type": "integer", "unique": True, "level": "quarantine"},
+        "k": {"type": "string", "allowed": ["a"], "level": "quarantine"},
+    }
+    write_contract(contract_path(project, "t"), Contract(columns=rules))
+    result, checked, aside = sift_table(project, "t")
+    assert (result.rows, result.set_aside, str(checked), str(aside)) == (
+        4,
+        2,
+        "t__checked@0",
+        "t__quarantine@0",
+    )
+    assert read_table(root, "t__checked").to_dict("list") == {"id": [1, 3], "k": ["a", "a"]}
+    assert read_table(root, "t__quarantine").reasons.tolist() == [
+        "k: one of the allowed values; id: values are unique",
+        "id: values are unique",
+    ]
+    write_table(root, "t", frame.assign(id=["x", "y", "z", "w"]))
+    with pytest.raises(ContractBroken, match="type is integer"):
+        sift_table(project, "t")
+    assert str(table_version(root, "t__checked")) == "t__checked@0" and len(table_names(root)) == 3

@@ -8,8 +8,11 @@ from mlworkbench.data.contracts import (
     Contract,
     DataError,
     adapt_contract,
+    as_stream,
+    duplicates,
     edit_contract,
     infer_contract,
+    pa,
     re,
     read_contract,
     render_contract,
@@ -39,7 +42,7 @@ def some_frame(n=400):
 
 
 def test_what_is_inferred_describes_the_columns():
-    contract, seen = infer_contract(some_frame())
+    contract, seen, _ = infer_contract(some_frame())
     c = contract.columns
     assert {k: v.type for k, v in c.items()} == {
         "id": "integer", "origin": "string", "tail": "string", "delay": "number", "left": "timestamp"
@@ -51,8 +54,26 @@ def test_what_is_inferred_describes_the_columns():
     assert contract.rows.min == 200 and "10.0% missing" in seen["delay"]
 
 
+def test_a_stream_teaches_the_same_as_the_whole_table():
+    frame = some_frame(4000).with_columns(pl.concat_str(pl.lit("T-"), "id").alias("ticket"))
+    parts = lambda: pa.RecordBatchReader.from_batches(
+        frame.to_arrow().schema, frame.to_arrow().to_batches(max_chunksize=300)
+    )
+    whole, seen, _ = infer_contract(frame)
+    streamed, seen_so, made = infer_contract(parts)
+    assert streamed == whole and seen_so == seen and made["rows"] == 4000
+    assert whole.columns["ticket"].unique and whole.columns["ticket"].matches == r"[A-Z]+\-\d+"
+    twice = pl.concat([frame, frame.head(1)])
+    assert not infer_contract(twice)[0].columns["ticket"].unique
+    assert duplicates(as_stream(twice), "ticket").to_list() == ["T-0"]
+    with pytest.raises(DataError, match="no rows"):
+        infer_contract(frame.head(0))
+    with pytest.raises(DataError, match="null character"):
+        infer_contract(pl.DataFrame({"a\0b": [1]}))
+
+
 def test_a_written_contract_reads_as_the_same(tmp_path):
-    contract, seen = infer_contract(some_frame())
+    contract, seen, _ = infer_contract(some_frame())
     more = {
         "freshness": {"column": "left", "within": "2d"},
         "checks": [{"name": "x: y", "rule": "delay > id"}],
@@ -65,11 +86,14 @@ def test_a_written_contract_reads_as_the_same(tmp_path):
 @settings(max_examples=50, deadline=None)
 @given(
     st.dictionaries(
-        st.text(min_size=1, max_size=8), st.lists(st.text(max_size=5), min_size=3, max_size=3), max_size=3
+        st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=8),
+        st.lists(st.text(max_size=5), min_size=3, max_size=3),
+        min_size=1,
+        max_size=3,
     )
 )
 def test_any_names_and_values_survive_writing(data):
-    contract, _ = infer_contract(pl.DataFrame(data, schema=dict.fromkeys(data, pl.String)))
+    contract, *_ = infer_contract(pl.DataFrame(data, schema=dict.fromkeys(data, pl.String)))
     assert Contract(**yaml.safe_load(render_contract(contract))) == contract
 
 
@@ -96,14 +120,15 @@ def test_a_wrong_contract_is_explained_with_its_place(tmp_path, text, said):
 
 
 def test_a_changed_schema_is_taken_over_and_the_rest_stays_as_written():
-    contract, _ = infer_contract(some_frame())
+    contract, *_ = infer_contract(some_frame())
     kept = contract.columns["delay"].model_copy(update={"max": 10.0})
     contract = contract.model_copy(update={"columns": contract.columns | {"delay": kept}})
     changed = some_frame().drop("tail").with_columns(pl.col("id").cast(str), gate=pl.lit("A1"))
-    adapted, changes = adapt_contract(contract, changed)
+    now, *_ = infer_contract(changed)
+    adapted, changes = adapt_contract(contract, now)
     assert adapted.columns["delay"] == kept and list(adapted.columns) == changed.columns
     assert changes == ["id was integer and is string", "gate (string) is new", "tail (string) is gone"]
-    assert adapt_contract(adapted, changed) == (adapted, [])
+    assert adapt_contract(adapted, now) == (adapted, [])
     text = render_contract(contract).replace("  delay:", "  # agreed with Ann\n  delay:")
     edited = edit_contract(text, contract, adapted)
     assert "# agreed with Ann\n  delay:" in edited and Contract(**yaml.safe_load(edited)) == adapted

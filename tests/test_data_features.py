@@ -101,6 +101,29 @@ def test_late_facts_several_entities_and_ties_as_counted_row_by_row(rows, facts)
         assert got[i] == expected
 
 
+def test_a_hundred_thousand_rows_equal_those_of_duckdb():
+    import duckdb
+
+    rng, start = np.random.default_rng(0), pd.Timestamp("2013-01-01", tz="UTC")
+
+    def made(n):
+        at = pd.Series(start + pd.to_timedelta(rng.integers(0, 10**9, n), unit="ms"))
+        frame = pd.DataFrame({"at": at.astype("datetime64[us, UTC]"), "k": rng.integers(0, 500, n)})
+        return frame.assign(k=frame.k.where(rng.random(n) > 0.01), n=np.arange(n))
+
+    rows, facts = made(100_000), made(20_000).drop_duplicates(["at", "k"], ignore_index=True)
+    query = 'SELECT f.n FROM r ASOF LEFT JOIN f ON r.k = f.k AND r."at" >= f."at" ORDER BY r.n'
+    with duckdb.connect() as con:
+        con.register("r", rows)
+        con.register("f", facts)
+        wanted = con.sql(query).to_arrow_table()["n"]
+    got = asof_positions(rows, facts, "at", ["k"], "at")
+    assert np.array_equal(
+        np.where(got < 0, np.nan, facts.n.to_numpy(float)[got]), wanted.to_pandas(), equal_nan=True
+    )
+    assert (got < 0).mean() > 0.01
+
+
 def test_zones_types_and_names_that_do_not_go_together_are_explained():
     rows, facts = _frame([3], "at"), _frame([1], "at", v=[1.0])
     with pytest.raises(DataError, match="has no time zone"):

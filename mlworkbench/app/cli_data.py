@@ -321,7 +321,7 @@ def check(table, path) -> None:
     new_console().print(
         plain_table(["level", "column", "rule", "rows", "share", "as in"], rows, right=(3, 4))
     )
-    stops, aside = int((found.level == "stop").sum()), len(result.quarantined)
+    stops, aside = int((found.level == "stop").sum()), result.set_aside
     click.echo(f"{table}: {result.rows:,} rows; {stops} rules stop, {aside:,} rows would be set aside.")
     if stops:
         raise SystemExit(2)

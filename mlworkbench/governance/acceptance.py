@@ -9,8 +9,8 @@ __all__ = ['accept_schema']
 from ..core.errors import ApprovalRefused
 from ..core.settings import Settings, user_name
 from ..core.store import digest_of, write_file
-from ..data.checks import contract_path, table_frame, write_reference
-from ..data.contracts import adapt_contract, edit_contract, read_contract
+from ..data.checks import contract_path, table_stream, write_reference
+from ..data.contracts import adapt_contract, edit_contract, infer_contract, read_contract
 from ..data.tables import table_version
 from .audit import AuditRow, record
 
@@ -20,8 +20,9 @@ def accept_schema(settings: Settings, table: str, reason: str) -> tuple[AuditRow
     if not reason.strip():
         raise ApprovalRefused("A reason is needed: --reason '…'.")
     path = contract_path(settings, table)
-    contract, frame = read_contract(path), table_frame(settings, table)
-    adapted, changes = adapt_contract(contract, frame)
+    contract = read_contract(path)
+    inferred, _, made = infer_contract(table_stream(settings, table))
+    adapted, changes = adapt_contract(contract, inferred)
     if not changes:
         raise ApprovalRefused(
             f"The columns of '{table}' are those of {path}; there is nothing to accept.", table=table
@@ -35,6 +36,6 @@ def accept_schema(settings: Settings, table: str, reason: str) -> tuple[AuditRow
 
     def act() -> None:
         write_file(path, edit_contract(before.decode(), contract, adapted).encode())
-        write_reference(path, adapted, frame)
+        write_reference(path, adapted, made)
 
     return record(settings, user_name(), "accept schema", f"table {version.name}", decide, act), changes

@@ -1,0 +1,48 @@
+"""Our side of the benchmarks that count memory too: a process of its own for each figure."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def stream(data: str, batch_rows: int, times: int = 1) -> pa.RecordBatchReader:
+    file = pq.ParquetFile(data)
+    batches = (b for _ in range(times) for b in file.iter_batches(batch_rows))
+    return pa.RecordBatchReader.from_batches(file.schema_arrow, batches)
+
+
+def contract(data: str, rules: str) -> dict:
+    import pandera.polars  # noqa: F401  (imported before the clock starts, as on the other side)
+
+    from mlworkbench.data.checks import check_stream
+    from mlworkbench.data.contracts import read_contract
+
+    began = time.perf_counter()
+    result = check_stream(lambda: stream(data, 100_000), read_contract(rules))
+    seconds = time.perf_counter() - began
+    broken = {f"{b.column} {b.rule}": b.rows for b in result.breaches.itertuples()}
+    return {"seconds": seconds, "broken": broken}
+
+
+def profile(data: str, batch_rows: str, times: str, reference: str = "") -> dict:
+    import datasketches  # noqa: F401
+
+    from mlworkbench.data.profiles import profile_stream
+
+    known = json.loads(Path(reference).read_text()) if reference else None
+    began = time.perf_counter()
+    made = profile_stream(stream(data, int(batch_rows), int(times)), known)
+    seconds = time.perf_counter() - began
+    columns = made["columns"]
+    return {"seconds": seconds, "columns": len(columns), "mean": columns["x0"]["mean"], "rows": made["rows"]}
+
+
+if __name__ == "__main__":
+    told = {"contract": contract, "profile": profile}[sys.argv[1]](*sys.argv[2:])
+    told["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(told))

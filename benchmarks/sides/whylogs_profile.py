@@ -1,0 +1,25 @@
+"""whylogs' side: profile a Parquet file in batches. Run in its own environment."""
+
+import json
+import resource
+import sys
+import time
+
+import pyarrow.parquet as pq
+from whylogs.core import DatasetProfile
+
+
+def main(data: str, batch_rows: str) -> None:
+    began = time.perf_counter()
+    made = DatasetProfile()
+    for batch in pq.ParquetFile(data).iter_batches(int(batch_rows)):
+        made.track(batch.to_pandas())
+    columns = made.view().get_columns()
+    mean = columns["x0"].to_summary_dict()["distribution/mean"]
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "peak_mb": peak, "columns": len(columns), "mean": mean}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
