@@ -34,7 +34,7 @@ def test_a_run_its_steps_and_their_ends_are_in_mlflow(clerk):
 
     run = clerk.call("begin_run", "p", "r1", {"mlw.user": "ada"})
     child = clerk.call("begin_step", run, "train", {})
-    clerk.submit("end_step", run, child, {"n": 3}, {"auc": 0.5}, "done")
+    clerk.submit("end_step", run, child, {"n": 3}, {"auc": 0.5}, "done", [])
     clerk.call("end_run", run, "done", {f"s{i}": "earlier" for i in range(120)})
     client = mlflow_client(clerk.settings)
     assert client.get_run(child).data.metrics == {"auc": 0.5}

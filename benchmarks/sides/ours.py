@@ -10,20 +10,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def stream(data: str, batch_rows: int, times: int = 1) -> pa.RecordBatchReader:
-    file = pq.ParquetFile(data)
-    batches = (b for _ in range(times) for b in file.iter_batches(batch_rows))
-    return pa.RecordBatchReader.from_batches(file.schema_arrow, batches)
+def stream(data: str, batch_rows: int, times: int = 1, columns=None) -> pa.RecordBatchReader:
+    file = pq.ParquetFile(data, pre_buffer=False, buffer_size=1 << 20)
+    schema = (
+        file.schema_arrow if columns is None else pa.schema([file.schema_arrow.field(c) for c in columns])
+    )
+    batches = (b for _ in range(times) for b in file.iter_batches(batch_rows, columns=columns))
+    return pa.RecordBatchReader.from_batches(schema, batches)
 
 
 def contract(data: str, rules: str) -> dict:
-    import pandera.polars  # noqa: F401  (imported before the clock starts, as on the other side)
+    import duckdb  # noqa: F401  (imported before the clock starts, as on the other side)
+    import polars  # noqa: F401
 
     from mlworkbench.data.checks import check_stream
     from mlworkbench.data.contracts import read_contract
 
     began = time.perf_counter()
-    result = check_stream(lambda: stream(data, 100_000), read_contract(rules))
+    result = check_stream(lambda columns=None: stream(data, 100_000, columns=columns), read_contract(rules))
     seconds = time.perf_counter() - began
     broken = {f"{b.column} {b.rule}": b.rows for b in result.breaches.itertuples()}
     return {"seconds": seconds, "broken": broken}

@@ -12,7 +12,7 @@ from whylogs.core import DatasetProfile
 def main(data: str, batch_rows: str) -> None:
     began = time.perf_counter()
     made = DatasetProfile()
-    for batch in pq.ParquetFile(data).iter_batches(int(batch_rows)):
+    for batch in pq.ParquetFile(data, pre_buffer=False, buffer_size=1 << 20).iter_batches(int(batch_rows)):
         made.track(batch.to_pandas())
     columns = made.view().get_columns()
     mean = columns["x0"].to_summary_dict()["distribution/mean"]

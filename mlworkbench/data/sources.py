@@ -362,7 +362,9 @@ def _parquet(files: list, source: Source, like: pa.Schema | None) -> pa.RecordBa
     def batches() -> Iterator[pa.RecordBatch]:
         for name, file in files:
             try:
-                for batch in pq.ParquetFile(file).iter_batches(1 << 16):
+                for batch in pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20).iter_batches(
+                    1 << 16
+                ):
                     yield batch.select(names)
             except (pa.ArrowException, OSError) as err:
                 raise DataError(f"{name} is damaged: {err}", file=name) from err

@@ -110,9 +110,13 @@ def open_table(
 
 def table_version(root: str, reference: str) -> TableVersion:
     "The exact version that `reference` means now."
+    from deltalake import DeltaTable
+
     table = open_table(root, reference)
     name, version = parse_table(reference)[0], table.version()
-    commit = next((c for c in table.history(1) if c.get("version") == version), {})
+    newest = DeltaTable(f"{root}/{name}")  # a table at an old version numbers its history wrongly
+    commits = newest.history(newest.version() - version + 1)
+    commit = next((c for c in commits if c["version"] == version), {})
     identity = hashlib.sha256(f"{table.metadata().id}@{version}".encode()).hexdigest()
     return TableVersion(name, version, commit.get("mlw.digest", identity))
 
@@ -145,9 +149,10 @@ def write_table(
     append: bool = False,  # add the rows instead of replacing
     about: Mapping[str, str] | None = None,  # what the log shall say of it: source, user, reason
 ) -> TableVersion:  # the version that now holds `data`
-    "Write `data` as a new version of `name`, unless the newest version has just this content."
+    "Write `data` as a new version of `name`, unless the newest version has just this content. Raises `DataError`."
     import pyarrow as pa
     from deltalake import CommitProperties, DeltaTable, write_deltalake
+    from deltalake.exceptions import CommitFailedError
 
     parse_table(name)
     url, arrow = f"{root}/{name}", _arrow(data)
@@ -155,23 +160,28 @@ def write_table(
         raise DataError(f"Table '{name}' can't be written: the data has no columns.", table=name)
     if "://" not in root:
         Path(root).mkdir(parents=True, exist_ok=True)
-    exists = DeltaTable.is_deltatable(url)
-    whole = not append and where is None and isinstance(arrow, pa.Table)
+    exists, is_stream = DeltaTable.is_deltatable(url), isinstance(arrow, pa.RecordBatchReader)
+    whole = not append and where is None and not is_stream
     digest = _content_digest(arrow) if whole else None
     if exists and whole and (current := table_version(root, name)).digest == digest:
         return current
     told = {f"mlw.{k}": v for k, v in ((about or {}) | ({"digest": digest} if digest else {})).items()}
     properties = CommitProperties(custom_metadata=told, max_commit_retries=200)
-    replace = (
-        {"predicate": where}
-        if where and exists
-        else {"schema_mode": "merge" if append else "overwrite"}
-        if exists
-        else {}
-    )
-    write_deltalake(
-        url, arrow, mode="append" if append else "overwrite", commit_properties=properties, **replace
-    )
+    mode: dict = {"mode": "append" if append else "overwrite", "commit_properties": properties}
+    if where and exists:
+        mode["predicate"] = where
+    for attempt in range(10):
+        if DeltaTable.is_deltatable(url) and "predicate" not in mode:
+            mode["schema_mode"] = "merge" if append else "overwrite"
+        try:
+            write_deltalake(url, arrow, **mode)
+            break
+        except CommitFailedError as err:  # as when two processes append to a table that is not there yet
+            if is_stream or not append or attempt == 9:
+                raise DataError(
+                    f"Table '{name}' was changed by another process while it was being written. Nothing was written; try again.",
+                    table=name,
+                ) from err
     return table_version(root, name)
 
 # %% ../../nbs/api/10_data.tables.ipynb #read

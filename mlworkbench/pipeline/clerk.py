@@ -43,10 +43,17 @@ def begin_step(settings: dict, run: list[str], step: str, tags: dict, tell: Tell
 
 
 def end_step(
-    settings: dict, run: list[str], child: str, values: dict, metrics: dict, state: str, tell: Tell
+    settings: dict,
+    run: list[str],
+    child: str,
+    values: dict,
+    metrics: dict,
+    state: str,
+    tables: list,
+    tell: Tell,
 ) -> None:
-    "Log what a step had and made."
-    _tracker(json.dumps(settings), *run).finish_step(child, values, metrics, state)
+    "Log what a step had, read and made."
+    _tracker(json.dumps(settings), *run).finish_step(child, values, metrics, state, tables)
 
 
 def end_run(settings: dict, run: list[str], state: str, cached: dict, tell: Tell) -> None:

@@ -12,6 +12,7 @@ import io
 import json
 import re
 import tokenize
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -64,6 +65,15 @@ class StepNotebook:
     outputs: dict[str, str]  # name → "save" or "figure", as far as the code spells them out
     computed_outputs: bool  # whether a name is computed, so that `outputs` may be incomplete
     data: bytes = field(default=b"", compare=False, repr=False)  # of the file
+
+    def tables_read(self, values: Mapping[str, object]) -> dict[str, str]:
+        "Parameter → `name@version`, of those whose value names a version of a table."
+        named = {n: str(values[n]) for n, p in self.parameters.items() if values.get(n) is not None}
+        return {
+            n: v.removeprefix("table://")
+            for n, v in named.items()
+            if v.startswith("table://") or self.parameters[n].type == "Table"
+        }
 
     def where(self, parameter: str) -> str:
         "Place of a parameter, for messages."

@@ -135,7 +135,7 @@ def _links(stem: str | None, names: Container[str]) -> Markup:
     return Markup(" · ".join(f'<a href="{html.escape(f"{stem}.{end}")}">{end}</a>' for end in found))
 
 
-def _sections(store: Store, record: Mapping, manifests: Mapping[str, dict]) -> list[str]:
+def _sections(store: Store, pipeline: Pipeline, manifests: Mapping[str, dict]) -> list[str]:
     metrics = [(s, *row) for s, m in manifests.items() for row in metric_rows(m["metrics"])]
     figures = [
         (f"{s}: {n}", o["ref"])
@@ -153,6 +153,11 @@ def _sections(store: Store, record: Mapping, manifests: Mapping[str, dict]) -> l
         if o["kind"] != "figure"
     ]
     parameters = [[s, n, str(v)] for s, m in manifests.items() for n, v in m["values"].items()]
+    read = [
+        [unit, name, table]
+        for unit, m in manifests.items()
+        for name, table in pipeline.steps[unit.partition("[")[0]].tables_read(m["values"]).items()
+    ]
     made = [
         (
             "Metrics",
@@ -164,6 +169,7 @@ def _sections(store: Store, record: Mapping, manifests: Mapping[str, dict]) -> l
             metrics,
         ),
         ("Figures", f'<div class="grid">{"".join(pictures)}</div>', pictures),
+        ("Tables read", table_html(["step", "parameter", "version"], read), read),
         ("Outputs", table_html(["step", "name", "kind", "what", "reference"], outputs), outputs),
         ("Parameters", table_html(["step", "parameter", "value"], parameters), parameters),
     ]
@@ -205,7 +211,7 @@ def write_index(
         f'<h1>{html.escape(title)}</h1><p class="soft">{html.escape(" · ".join(about))}</p>{errors}',
         f'<div class="wide">{svg(pipeline, {s: i["state"] for s, i in steps.items()}, notes)}</div>',
         f"<h2>Steps</h2>{table_html(['step', 'state', 'seconds', 'why it ran', 'notebook'], rows, (2,))}",
-        *_sections(store, record, manifests),
+        *_sections(store, pipeline, manifests),
     ]
     write_file(folder / "index.html", page(title, "".join(body)))
     return folder / "index.html"

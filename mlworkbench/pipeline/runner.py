@@ -363,9 +363,7 @@ def _lineage(run: Run, unit: Unit) -> dict:
     upstream = {u: run.manifests[u] for s in sorted(before) for u in run.units[s]}
     outputs = [o for m in upstream.values() for o in m["outputs"].values()]
     tables = [o["about"] for o in outputs if o["kind"] == "version" and o["ref"].startswith("table:")]
-    tables += [
-        unit.values[n] for n, p in unit.step.parameters.items() if p.type == "Table" and unit.values[n]
-    ]
+    tables += unit.step.tables_read(unit.values).values()
     steps = {u: m["fingerprint"] for u, m in upstream.items()} | {unit.name: unit.fingerprint}
     return {"git": run.git.result(), "steps": steps, "tables": dict(sorted(t.split("@") for t in tables))}
 
@@ -404,7 +402,9 @@ def _collect(run: Run, unit: Unit, future: Future) -> None:
 # %% ../../nbs/api/28_pipeline.runner.ipynb #log-end
 def _log_end(run: Run, unit: Unit, metrics: dict, state: str) -> None:
     if unit.child:
-        run.ends.append((unit.child, unit.values, metrics, state))
+        digests, read = unit.parts["parameters"], unit.step.tables_read(unit.values)
+        tables = [(name, table, digests[name]) for name, table in read.items()]
+        run.ends.append((unit.child, unit.values, metrics, state, tables))
     unit.begun = unit.child = None
 
 

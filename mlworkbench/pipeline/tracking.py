@@ -8,6 +8,7 @@ __all__ = ['QUIET', 'tracking_uri', 'mlflow_client', 'use_mlflow', 'kernel_envir
 
 # %% ../../nbs/api/26_pipeline.tracking.ipynb #imports
 import contextlib
+import json
 import logging
 import os
 import time
@@ -83,9 +84,26 @@ class Tracker:
         about = {"mlflow.parentRunId": self.run, "mlflow.runName": step, "mlw.step": step, **tags}
         return self.client.create_run(self.experiment, run_name=step, tags=about).info.run_id
 
-    def finish_step(self, child: str, parameters: Mapping, metrics: Mapping[str, float], state: str) -> None:
-        "Log what the step had and made, and close its run."
-        from mlflow.entities import Metric, Param, RunTag
+    def finish_step(
+        self,
+        child: str,
+        parameters: Mapping,
+        metrics: Mapping[str, float],
+        state: str,
+        tables: Iterable[tuple[str, str, str]] = (),  # of each table read: parameter, name@version, digest
+    ) -> None:
+        "Log what the step had, read and made, and close its run."
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+        inputs = [
+            DatasetInput(
+                Dataset(table.partition("@")[0], digest[:36], "mlworkbench", json.dumps({"table": table})),
+                [InputTag("mlflow.data.context", parameter)],
+            )
+            for parameter, table, digest in tables
+        ]
+        if inputs:
+            self.client.log_inputs(child, inputs)
 
         now = int(time.time() * 1000)
         self.client.log_batch(

@@ -6,8 +6,13 @@ import signal
 import subprocess
 import time
 
+import pandas as pd
 import pytest
 from projects import MLW, mlw, write_step
+
+from mlworkbench.core.settings import read_settings
+from mlworkbench.data.tables import write_table
+from mlworkbench.pipeline.tracking import mlflow_client
 
 
 @pytest.fixture
@@ -91,3 +96,29 @@ def test_a_run_that_was_killed_is_shown_as_such(steps):
 def test_the_number_of_workers_is_checked(steps):
     assert mlw(steps, "run", "p", "--workers", "0").returncode == 2
     assert mlw(steps, "run", "p", "--workers", "3").returncode == 0
+
+
+def test_the_version_of_a_table_that_was_read_is_told_to_mlflow_and_the_report(project):
+    settings = read_settings(project)
+    root = settings.resolve(settings.tables.url)
+    for n in (2, 3):
+        version = write_table(root, "fares", pd.DataFrame({"x": range(n)}))
+    write_step(project, "01_count", "save('n', len(load(t)))", parameters="t: Table = 'fares@0'")
+    write_step(project, "02_newest", "save('n', len(load(t)))", parameters="t: Table = 'fares'")
+    assert mlw(project, "run", "p").returncode == 0
+    record = json.loads(next((project / ".mlw/store/runs").rglob("*.json")).read_text())
+    client = mlflow_client(settings)
+    query = f"tags.mlflow.parentRunId = '{record['mlflow_run']}'"
+    children = client.search_runs([record["mlflow"][0]], query)
+    read = {
+        child.info.run_name: [(i.dataset.name, i.dataset.source) for i in child.inputs.dataset_inputs]
+        for child in children
+    }
+    assert read == {s: [("fares", f'{{"table": "fares@{v}"}}')] for s, v in (("count", 0), ("newest", 1))}
+    newest = next(c for c in children if c.info.run_name == "newest").inputs.dataset_inputs[0].dataset
+    assert version.digest.startswith(newest.digest)
+    index = next((project / "reports/p").glob("*/index.html")).read_text()
+    assert "Tables read" in index and "fares@0" in index and "fares@1" in index
+    write_table(root, "fares", pd.DataFrame({"x": range(9)}))
+    again = mlw(project, "run", "p").stdout
+    assert "count  cached" in again and "newest  done" in again
