@@ -32,6 +32,9 @@ chaos: $(ENV)  ## 100 kills at random instants, 20 pairs of runs at once, 10 kil
 bench-engine: $(ENV)  ## how fast the engine is beside papermill, ploomber and dagstermill
 	@$(BIN)/python benchmarks/engine.py
 
+bench-data: $(ENV)  ## how fast tables are checked, profiled and joined beside other tools
+	@$(BIN)/python benchmarks/data.py
+
 check: $(ENV)  ## what a commit must pass: clean, export without a diff, lint, test
 	@$(BIN)/nbdev-clean
 	@$(BIN)/nbdev-export

@@ -64,7 +64,7 @@ def make_task(settings: Settings, *sources: str, kernel: str = "python3", **more
     store = Store(settings.resolve(settings.store.url))
     what = {"pipeline": "p", "step": "a", "item": None, "run": "r", "fingerprint": "f" * 64, "parts": {}}
     where = {"file": "01_a.ipynb", "folder": ".", "notebook": put(store, data), "cells": len(cells)}
-    told = {"values": {}, "timeout": None, "lineage": {}, "env": {}}
+    told = {"values": {}, "timeout": None, "lineage": {}, "personal": [], "env": {}}
     return what | where | told | {"settings": settings.model_dump(mode="json")} | more
 
 

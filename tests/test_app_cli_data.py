@@ -76,3 +76,22 @@ def test_a_contract_is_inferred_checked_and_accepted(mlw, tmp_path):
     )
     after = say("check", "big")
     assert after.exit_code == 0 and "0 rules stop" in after.output
+
+
+def test_personal_values_are_shown_to_those_who_may_see_them(mlw, tmp_path, monkeypatch):
+    (tmp_path / "people.csv").write_text(
+        "id,email\n" + "".join(f"{i},p{i}@example.org\n" for i in range(200))
+    )
+    mlw("add", "people.csv", "--name", "people")
+    say = lambda *words: CliRunner().invoke(main, [*words], env={"COLUMNS": "200"}).output
+    assert "example.org" in mlw("show", "people").output, "nothing is tagged yet"
+    assert "tags: [pii]" in say("contract", "infer", "people")
+    (tmp_path / "new.csv").write_text(
+        "id,email\n1,other@example.org\n" + "".join(f"{i},p{i}@example.org\n" for i in range(2, 200))
+    )
+    mlw("replace", "people", "new.csv")
+    for told in (mlw("show", "people").output, mlw("diff", "people@0", "people", "--key", "id").output):
+        assert "example.org" not in told and "•••" in told
+    monkeypatch.setenv("MLW_ROLES_PII", "bob, ada")
+    assert "p0@example.org" in mlw("show", "people@0").output
+    assert "other@example.org" in mlw("diff", "people@0", "people", "--key", "id").output

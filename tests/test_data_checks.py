@@ -131,6 +131,19 @@ def test_a_stop_says_what_broke_how_often_and_what_to_do():
     assert "mlw contract check flights" in str(e.value) and e.value.fields["breaches"][0]["rows"] == 2
 
 
+def test_values_of_personal_columns_are_not_shown(tmp_path):
+    frame = pd.DataFrame({"email": ["ann@x.org", "?"], "age": [200, 3]})
+    rules = {
+        "email": {"type": "string", "matches": ".*@.*", "tags": ["pii"]},
+        "age": {"type": "integer", "max": 120},
+    }
+    found = check(frame, Contract(columns=rules)).breaches
+    assert found[["column", "examples"]].values.tolist() == [["email", "•••"], ["age", "200"]]
+    table = as_frame(frame).to_arrow()
+    shown = check_stream(lambda columns=None: table.to_reader(), Contract(columns=rules), show_personal=True)
+    assert shown.breaches.examples.tolist() == ["?", "200"]
+
+
 def test_a_check_that_cannot_be_tried_is_explained():
     with pytest.raises(DataError, match="check 'sound' can't be tried"):
         check(pl.DataFrame({"a": [1]}), Contract(columns={}, checks=[{"name": "sound", "rule": "b > a"}]))

@@ -5,13 +5,21 @@
 # %% auto #0
 from mlworkbench.data.views import (
     DataError,
+    Settings,
+    SettingsError,
     feature_view,
     historical_features,
     materialize,
     online_features,
+    online_state,
+    online_store,
+    read_views,
+    views_bytes,
 )
 
 # %% ../nbs/api/13b_data.views.ipynb #test-views
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -88,6 +96,38 @@ def test_mistakes_are_explained(engine):
         readings.facts({"sensors": pd.DataFrame({"about": [], "known": []})})
     with pytest.raises(DataError, match="'readings' was not materialized"):
         online_features(engine, readings, pd.DataFrame({"k": ["a"]}), now=START)
+
+
+def test_views_are_kept_with_what_they_captured_and_told_apart_by_it():
+    def scaled(by):
+        @feature_view(entities=["k"], timestamp="at", name=f"scaled_{by}")
+        def view(t):
+            return t.assign(v=t.v * by)
+
+        return view
+
+    data, digest = views_bytes([scaled(2), readings])
+    double, again = read_views(data)
+    assert double(pd.DataFrame({"v": [3]})).v.tolist() == [6] and again.name == "readings"
+    assert views_bytes([scaled(2), readings])[1] == digest != views_bytes([scaled(3), readings])[1]
+    lock = threading.Lock()
+    unfit = feature_view(entities=["k"], timestamp="at", name="unfit")(lambda t: lock and t)
+    with pytest.raises(DataError, match="can't be kept"):
+        views_bytes([unfit])
+
+
+def test_the_online_store_is_told_by_the_settings(tmp_path, monkeypatch):
+    project = Settings(root=tmp_path)
+    engine = online_store(project)
+    assert online_state(engine, readings) == (0, None)
+    table = pd.DataFrame({"about": at([1, 2]), "known": at([1, 2]), "k": ["a", "b"], "v": [1, 2]})
+    materialize(engine, readings, {"sensors": table.astype({"k": "str"})}, until=START + pd.Timedelta("9h"))
+    assert online_state(engine, readings) == (2, START + pd.Timedelta("2h"))
+    assert (tmp_path / ".mlw/online.db").exists()
+    engine.dispose()
+    monkeypatch.setenv("ONLINE", "nosuch://x")
+    with pytest.raises(SettingsError, match="online"):
+        online_store(Settings(root=tmp_path, features={"online": "env:ONLINE"}))
 
 
 def test_a_view_knows_its_tables_words_and_source():

@@ -10,6 +10,7 @@ from mlworkbench.models.registry import (
     context,
     find_version,
     load_version,
+    load_views,
     model_names,
     model_versions,
     os,
@@ -34,7 +35,7 @@ def project(tmp_path, monkeypatch):
     return context().settings
 
 
-def register(name="m"):
+def register(name="m", **more):
     return register_model(
         LogisticRegression().fit(ROWS, [0, 1, 0, 1]),
         name,
@@ -42,6 +43,7 @@ def register(name="m"):
         ROWS,
         {"rows": 4, "columns": {}},
         {"rows": 0, "columns": {}},
+        **more,
     )
 
 
@@ -71,3 +73,17 @@ def test_a_model_is_saved_without_pickle(project):
     assert any(f.endswith(".skops") for f in files) and not any(
         f.endswith((".pkl", ".pickle", ".joblib")) for f in files
     )
+
+
+def test_views_travel_with_the_model_and_are_loaded_only_when_asked_for(project):
+    from mlworkbench.data.views import feature_view
+
+    @feature_view(entities=["k"], timestamp="at")
+    def doubled(t):
+        return t.assign(a=t.a * 2)
+
+    plain, with_views = register(), register(views=[doubled])
+    assert load_views(project, plain) == []
+    (view,) = load_views(project, with_views)
+    assert view.name == "doubled" and view(pd.DataFrame({"a": [3]})).a.tolist() == [6]
+    assert load_version(project, with_views).spec == SPEC

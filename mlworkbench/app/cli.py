@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from .cli_data import _example, contract, data
+from .cli_features import features
 from ..core.errors import WorkbenchError
 
 # %% ../../nbs/api/70_app.cli.ipynb #group
@@ -476,3 +477,4 @@ def init(folder) -> None:
 # %% ../../nbs/api/70_app.cli.ipynb #data
 main.add_command(data)
 main.add_command(contract)
+main.add_command(features)

@@ -187,21 +187,34 @@ def log(table, limit) -> None:
 def show(table, rows) -> None:
     "Columns and first rows of a version of a table."
     from mlworkbench.app.console import new_console, plain_table
+    from mlworkbench.data.privacy import DOTS
     from mlworkbench.data.sources import kind_of
     from mlworkbench.data.tables import first_rows, open_table, table_version
 
     found, frame = open_table(_root(), table), first_rows(_root(), table, rows)
+    hidden = _hidden(table)
     console = new_console()
     console.print(
         f"{table_version(_root(), table)}: {found.count():,} rows, {len(frame.column_names)} columns\n",
         highlight=False,
     )
     kinds = [kind_of(f.type) or str(f.type) for f in frame.schema]
-    body = [[name, kind, *(_cell(v) for v in frame[name].to_pylist()[:4])]
+    shown = lambda name: [DOTS if name in hidden else _cell(v) for v in frame[name].to_pylist()[:4]]
+    body = [[name, kind, *shown(name)]
             for name, kind in zip(frame.column_names, kinds, strict=True)]  # fmt: skip
     console.print(plain_table(["column", "type", *(f"row {i + 1}" for i in range(min(4, len(frame))))], body))
 
 # %% ../../nbs/api/70b_app.cli_data.ipynb #cell
+def _hidden(table: str) -> list[str]:
+    "Personal columns of the table, unless the user may see them."
+    from mlworkbench.core.settings import read_settings
+    from mlworkbench.data.privacy import personal_columns
+    from mlworkbench.data.tables import parse_table
+
+    settings = read_settings()
+    return [] if settings.sees_pii else personal_columns(settings, parse_table(table)[0])
+
+
 def _cell(value) -> str:
     import datetime as dt
 
@@ -222,7 +235,7 @@ def diff(a, b, key) -> None:
     "What differs between two versions: columns, statistics, rows."
     from mlworkbench.data.changes import diff_tables
 
-    _print_diff(diff_tables(_root(), a, b, list(key)), key)
+    _print_diff(diff_tables(_root(), a, b, list(key)), key, _hidden(a))
 
 
 @data.command(epilog=_example("mlw data tag customers audited", "mlw data tag customers@3 audited"))
@@ -247,8 +260,9 @@ def restore(table, reason) -> None:
     click.echo(f"{version} has the content of {table} now.")
 
 # %% ../../nbs/api/70b_app.cli_data.ipynb #print-diff
-def _print_diff(found, key) -> None:
+def _print_diff(found, key, hidden) -> None:
     from mlworkbench.app.console import new_console, number, plain_table
+    from mlworkbench.data.privacy import DOTS
 
     console = new_console()
     of = f"by {', '.join(key)}" if key else "compared as wholes; --key COLUMN matches them"
@@ -260,9 +274,11 @@ def _print_diff(found, key) -> None:
     text = lambda v: "–" if v is None or v != v else number(v) if isinstance(v, float) else str(v)[:24]
     rows = []
     for c in found.columns.to_dict("records"):
-        pairs = [(c[f"{w}_a"], c[f"{w}_b"]) for w in ("nulls", "mean", "min", "max")]
+        words = ("nulls",) if c["column"] in hidden else ("nulls", "mean", "min", "max")
+        pairs = [(c[f"{w}_a"], c[f"{w}_b"]) for w in words]
         if any(text(x) != text(y) for x, y in pairs) or c["column"] in found.changed_in:
             cells = [text(x) if text(x) == text(y) else f"{text(x)} → {text(y)}" for x, y in pairs]
+            cells += [DOTS] * (4 - len(cells))
             rows.append([c["column"], f"{found.changed_in.get(c['column'], 0):,}" if key else "", *cells])
     if rows:
         console.print()
@@ -273,8 +289,16 @@ def _print_diff(found, key) -> None:
         console.print("\nthe first rows that changed", style="dim")
         shown = [c for c in found.examples if c in key or c[:-2] in found.changed_in][:8]
         console.print(
-            plain_table(shown, [[text(v) for v in r] for r in found.examples[shown].itertuples(index=False)])
+            plain_table(shown, [[text(v) for v in r] for r in _masked(found.examples[shown], hidden)])
         )
+
+# %% ../../nbs/api/70b_app.cli_data.ipynb #masked
+def _masked(examples, hidden):
+    "Rows of the examples; columns are named as in the table, or with _a and _b behind it."
+    from mlworkbench.data.privacy import mask
+
+    named = [c for c in examples.columns if c in hidden or c[:-2] in hidden]
+    return mask(examples, named).itertuples(index=False)
 
 # %% ../../nbs/api/70b_app.cli_data.ipynb #contract
 @click.group(epilog=_example("mlw contract infer customers", "mlw contract check customers"))

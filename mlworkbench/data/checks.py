@@ -29,6 +29,7 @@ from mlworkbench.data.contracts import (
     read_contract,
     write_contract,
 )
+from .privacy import DOTS, PERSONAL
 from .profiles import drift_effect, merge, profile
 from .tables import TableVersion, parse_table, scan_table, table_version, write_table
 
@@ -172,8 +173,15 @@ def _apart(frame: "pl.DataFrame", broken: Broken) -> tuple["pl.DataFrame", "pl.D
 class _Findings:
     "What the batches of a table show, added up."
 
-    def __init__(self, contract: Contract, twice: Mapping[str, "pl.Series"], reference: dict | None):
+    def __init__(
+        self,
+        contract: Contract,
+        twice: Mapping[str, "pl.Series"],
+        reference: dict | None,
+        show_personal: bool = False,
+    ):
         self.contract, self.twice, self.reference = contract, twice, reference
+        self.show_personal = show_personal
         self.rows = self.set_aside = 0
         self.kinds: dict[str, str] = {}
         self.nulls: dict[str, int] = {}
@@ -232,7 +240,9 @@ class _Findings:
         return pd.DataFrame(found, columns=["column", "rule", "level", "rows", "share", "examples"])
 
     def _breach(self, column: str, rule: str, level: str, rows: int, examples: Iterable) -> dict:
-        shown, share = ", ".join(str(e)[:40] for e in examples), rows / max(self.rows, 1)
+        is_personal = column in self.contract.tagged(PERSONAL) and not self.show_personal
+        shown = ", ".join(DOTS if is_personal else str(e)[:40] for e in examples)
+        share = rows / max(self.rows, 1)
         about = {"column": column, "rule": rule, "level": level}
         return about | {"rows": rows, "share": share, "examples": shown}
 
@@ -327,9 +337,10 @@ def check_stream(
     contract: Contract,
     reference: dict | None = None,
     now: dt.datetime | None = None,
+    show_personal: bool = False,  # whether examples are given of columns that are tagged `pii`
 ) -> CheckResult:
     "As `check`, of rows that need not fit into memory."
-    findings = _Findings(contract, _twice(stream, contract), reference)
+    findings = _Findings(contract, _twice(stream, contract), reference, show_personal)
     for frame in _frames(stream()):
         findings.add(frame)
     breaches = findings.breaches(now or dt.datetime.now(dt.UTC))
@@ -372,14 +383,16 @@ def make_contract(settings: Settings, table: str, force: bool = False) -> Path:
 
 def write_reference(path: Path, contract: Contract, made: dict) -> None:
     "Write the profile of the columns that the contract watches for drift, beside the contract."
-    watched = {c: p for c, p in made["columns"].items() if contract.columns[c].drift}
+    personal = contract.tagged(PERSONAL)
+    watched = {c: p for c, p in made["columns"].items() if contract.columns[c].drift and c not in personal}
     write_file(path.with_suffix(".profile.json"), json.dumps(made | {"columns": watched}).encode())
 
 
 def check_table(settings: Settings, table: str, contract: Path | None = None) -> CheckResult:
     "A version of a table against its contract, or another one."
     path = contract or contract_path(settings, table)
-    return check_stream(table_stream(settings, table), read_contract(path), reference_profile(path))
+    stream, rules = table_stream(settings, table), read_contract(path)
+    return check_stream(stream, rules, reference_profile(path), show_personal=settings.sees_pii)
 
 # %% ../../nbs/api/11b_data.checks.ipynb #sift
 def sift_table(

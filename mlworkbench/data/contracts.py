@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..core.errors import DataError
 from ..core.store import write_file
+from .privacy import PERSONAL
 from .profiles import profile_stream
 
 if TYPE_CHECKING:
@@ -264,15 +265,20 @@ def infer_contract(data) -> tuple[Contract, dict[str, str], dict]:
     columns, seen = {}, {}
     for name, kind in learned.kinds.items():
         found = made["columns"].get(name, {"n": made["rows"] - learned.nulls[name]})
-        rules = {"type": kind} | _rules(found, kind, learned, name)
+        is_personal = _looks_personal(name, learned.shapes.get(name, set()))
+        rules: dict = {"type": kind}
+        if is_personal:
+            rules["tags"] = [PERSONAL]
+        else:
+            rules |= _rules(found, kind, learned, name)
         if learned.nulls[name]:
             rules["nulls"] = min(1.0, round(learned.nulls[name] / made["rows"] * 1.5 + 0.005, 2))
         if _may_be_key(found, kind, made["rows"]) and not len(duplicates(stream, name)):
             rules["unique"] = True
-        elif kind in ("integer", "number", "boolean") or "allowed" in rules:
+        elif "allowed" in rules or (kind in ("integer", "number", "boolean") and not is_personal):
             rules["drift"] = 0.1
         columns[name] = ColumnRules(**rules, level="stop" if "unique" in rules else "warn")
-        seen[name] = _words(found, learned, name, made["rows"])
+        seen[name] = _words(found, learned, name, made["rows"], is_personal)
     return Contract(columns=columns, rows=RowBounds(min=max(1, made["rows"] // 2))), seen, made
 
 # %% ../../nbs/api/11_data.contracts.ipynb #infer-parts
@@ -306,13 +312,26 @@ def _may_be_key(found: dict, kind: str, rows: int) -> bool:
     return kind == "string" and found["distinct"] >= (0.8 * rows if "sketches" in found else rows)
 
 
-def _words(found: dict, learned: _Learned, name: str, rows: int) -> str:
+_PERSONAL_NAMES = re.compile(
+    r"(^|_)(e?mail|phone|mobile|telephone|fax|ssn|iban|passport|birth\w*|dob|address|street|ip|"
+    r"(first|last|full|sur|given|family)_?name)(_|$)",
+    re.I,
+)
+
+
+def _looks_personal(name: str, shapes: set[str]) -> bool:
+    "Whether the name, or the form of all values, is that of personal data: a proposal for people to judge."
+    mail = bool(shapes) and all(re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", s) for s in shapes)
+    return mail or bool(_PERSONAL_NAMES.search(name))
+
+
+def _words(found: dict, learned: _Learned, name: str, rows: int, is_personal: bool) -> str:
     "What was seen of a column."
     words = []
     if "distinct" in found:
         words.append(f"{'about ' * ('sketches' in found)}{found['distinct']:,} values")
     low, high = learned.times.get(name) or (found.get("min"), found.get("max"))
-    if low is not None:
+    if low is not None and not is_personal:
         words.append(" to ".join(f"{v:,g}" if isinstance(v, float) else str(v) for v in (low, high)))
     missing = learned.nulls[name] / rows
     return ", ".join(words + ([f"{missing:.1%} missing"] if missing else []))

@@ -4,25 +4,29 @@
 
 # %% auto #0
 __all__ = ['log', 'CHALLENGER', 'CHAMPION', 'ModelSpec', 'ModelVersion', 'register_model', 'model_names', 'model_versions',
-           'find_version', 'LoadedModel', 'load_version']
+           'find_version', 'LoadedModel', 'load_version', 'load_views']
 
 # %% ../../nbs/api/31_models.registry.ipynb #imports
 import json
 import logging
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import ModelNotFound, did_you_mean
 from ..core.settings import Settings
+from ..data.views import read_views, views_bytes
 from ..pipeline.formats import SAFE_TYPES
 from ..pipeline.step import context
 from ..pipeline.tracking import experiment_id, mlflow_client, use_mlflow
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from mlworkbench.data.views import FeatureView
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +72,13 @@ def register_model(
     example: "pd.DataFrame",  # a few rows, shape (n, len(spec.columns))
     features: dict,  # profile of the training rows
     predictions: dict,  # profile of the column `probability` on the hold-out
+    views: "Iterable[FeatureView]" = (),  # that its features come from
 ) -> ModelVersion:
-    "New version of `name`, with the alias `challenger`."
+    "New version of `name`, with the alias `challenger`; nothing of the values of personal columns goes with it."
     ctx = context()
+    features = features | {
+        "columns": {c: p for c, p in features.get("columns", {}).items() if c not in ctx.personal}
+    }
     client, mlflow = mlflow_client(ctx.settings), use_mlflow(ctx.settings)
     from mlflow.models import infer_signature
 
@@ -82,11 +90,13 @@ def register_model(
     with tempfile.TemporaryDirectory() as folder:
         for part, content in (("spec", asdict(spec)), ("features", features), ("predictions", predictions)):
             (Path(folder) / f"{part}.json").write_text(json.dumps(content))
+        if views := list(views):
+            (Path(folder) / "views.pkl").write_bytes(views_bytes(views)[0])
         info = mlflow.sklearn.log_model(
             model,
             name="model",
             signature=infer_signature(example, model.predict_proba(example)[:, 1]),
-            input_example=example,
+            input_example=None if set(ctx.personal).intersection(example.columns) else example,
             registered_model_name=name,
             extra_files=[str(p) for p in Path(folder).iterdir()],
             pip_requirements=_requirements(),
@@ -208,3 +218,11 @@ def load_version(settings: Settings, version: ModelVersion) -> LoadedModel:
         part("features"),
         part("predictions"),
     )
+
+# %% ../../nbs/api/31_models.registry.ipynb #load-views
+def load_views(settings: Settings, version: ModelVersion) -> "list[FeatureView]":
+    "The feature views that the model was registered with, which have code in them; to load the model alone runs none of it."
+    mlflow = use_mlflow(settings)
+    folder = Path(mlflow.artifacts.download_artifacts(version.uri))
+    file = folder / "extra_files" / "views.pkl"
+    return read_views(file.read_bytes()) if file.exists() else []

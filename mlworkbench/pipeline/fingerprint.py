@@ -150,10 +150,11 @@ def fingerprint_parts(
     step: StepNotebook,
     values: Mapping[str, object],  # parameter → value, inputs and files as the identity of their content
     roots: tuple[Path, ...],
+    personal: list[str] = (),  # columns that no page may show
 ) -> dict:
     "Everything that decides the step's result, by kind."
     modules, distributions = imports_of(step, roots)
-    return {
+    return ({"personal": personal} if personal else {}) | {
         "code": code_digest(step),
         "parameters": dict(values),
         "modules": modules,
@@ -167,13 +168,14 @@ def fingerprint_of(parts: Mapping) -> str:
     return digest_of(canonical_json(parts))
 
 # %% ../../nbs/api/24_pipeline.fingerprint.ipynb #why
+_PARTS = {"code": "code", "python": "python", "personal": "columns tagged pii"}
 _WORDS = {"parameters": "parameter {}", "modules": "module {}", "distributions": "package {}"}
 
 
 def changes(before: Mapping, after: Mapping) -> list[str]:
     "What differs between two fingerprints' parts, in a person's words."
-    found = ["code"] if before.get("code") != after.get("code") else []
+    found = [w for part, w in _PARTS.items() if before.get(part) != after.get(part)]
     for kind, words in _WORDS.items():
         old, new = before.get(kind, {}), after.get(kind, {})
         found += [words.format(n) for n in sorted({*old, *new}) if old.get(n) != new.get(n)]
-    return found + (["python"] if before.get("python") != after.get("python") else [])
+    return found

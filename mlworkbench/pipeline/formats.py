@@ -24,7 +24,7 @@ class Output:
     "What a step saved under a name."
 
     ref: str  # where it is
-    kind: str  # table, model, json, figure, file or version
+    kind: str  # table, model, json, figure, views, file or version
     about: str = ""  # a few words for people, as "336,776 × 19"
     digest: str = ""  # of the content, where `ref` doesn't hold it
 
@@ -135,6 +135,12 @@ def write_value(store: Store, name: str, value) -> Output:
         )
     if module == "matplotlib" or hasattr(value, "savefig"):
         return Output(f"store://{put(store, _figure_bytes(value))}.png", "figure", name)
+    views = value if isinstance(value, list) else [value]
+    if views and all(type(v).__name__ == "FeatureView" for v in views):
+        from mlworkbench.data.views import views_bytes
+
+        data, digest = views_bytes(views)
+        return Output(f"store://{put(store, data)}.views", "views", ", ".join(v.name for v in views), digest)
     if hasattr(value, "predict") and hasattr(value, "get_params"):
         data, ending = model_bytes(value)
         return Output(f"store://{put(store, data)}.{ending}", "model", kind.__name__)
@@ -142,7 +148,7 @@ def write_value(store: Store, name: str, value) -> Output:
         return Output(f"store://{put(store, canonical_json(value))}.json", "json", _brief(value))
     except TypeError as err:
         raise DataError(
-            f"save('{name}', …) can't keep a {module}.{kind.__name__}. It keeps DataFrames, scikit-learn estimators, figures, "
+            f"save('{name}', …) can't keep a {module}.{kind.__name__}. It keeps DataFrames, scikit-learn estimators, figures, feature views, "
             "Paths of files or folders, and what JSON holds.",
             name=name,
         ) from err
@@ -177,6 +183,10 @@ def read_value(store: Store, ref: str):
         return json.loads(data)
     if ending in ("skops", "joblib"):
         return read_model(data, ending)
+    if ending == "views":
+        from mlworkbench.data.views import read_views
+
+        return read_views(data)
     path = Path(tempfile.mkdtemp(prefix="mlw-")) / f"{digest[:12]}.{ending}"
     path.write_bytes(data)
     return path

@@ -78,6 +78,7 @@ class Run:
     tracking: Clerk
     pages: Clerk
     git: Future
+    personal: list[str]  # columns that no page may show
     children: Children = field(default_factory=Children)
     lock: threading.Lock = field(default_factory=threading.Lock)
     manifests: dict[str, dict] = field(default_factory=dict)  # unit → manifest

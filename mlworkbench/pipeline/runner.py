@@ -23,6 +23,7 @@ from mlworkbench.core.store import (
     write_file,
     write_record,
 )
+from ..data.privacy import personal_columns
 from .clerk import Clerk, known_page
 from .cluster import Cluster, write_plan
 from .fingerprint import changes, fingerprint_of, fingerprint_parts
@@ -102,6 +103,7 @@ def run_pipeline(
         Clerk(settings, "tracking"),
         Clerk(settings, "pages"),
         pool.submit(git_commit, settings.root),
+        personal_columns(settings),
     )
     if request.plan_only:
         return plan_only(run)
@@ -199,7 +201,7 @@ def _units_of(run: Run, notebook: StepNotebook, forced: bool) -> Iterator[Unit]:
     )
     for item, name, values in _items(run, notebook):
         injected, meaning = resolve_values(run.settings, notebook, values, run.results)
-        parts = fingerprint_parts(notebook, meaning, roots)
+        parts = fingerprint_parts(notebook, meaning, roots, run.personal)
         yield Unit(name, notebook, item, injected, parts, fingerprint_of(parts), forced)
 
 
@@ -352,6 +354,7 @@ def _task(run: Run, unit: Unit) -> dict:
         "timeout": unit.step.options.timeout,
         "resources": unit.step.options.resources,
         "lineage": _lineage(run, unit),
+        "personal": run.personal,
         "settings": run.settings.model_dump(mode="json"),
         "env": {},
     }

@@ -20,6 +20,7 @@ from pathlib import Path
 from ..core.errors import DataError, InputError, did_you_mean
 from ..core.settings import Settings, find_project, read_settings, user_name
 from ..core.store import Store, get, list_records, read_record, write_record
+from ..data.privacy import mask_displays, personal_columns
 from ..data.tables import read_table, write_table
 from .formats import Output, read_value, write_value
 from .notebook import step_name
@@ -50,6 +51,7 @@ class Context:
     lineage: dict = field(
         default_factory=dict
     )  # git commit, fingerprints and table versions of all that came before
+    personal: list[str] = field(default_factory=list)  # columns that are tagged `pii`
 
     @functools.cached_property
     def store(self) -> Store:
@@ -84,7 +86,12 @@ def _context(told: str | None, session: str | None, project: str | None, cwd: st
         if Path(cwd).parent == settings.pipelines
         else None
     )
-    return Context(settings, folder, step_name(notebook) if notebook else None)
+    name = step_name(notebook) if notebook else None
+    return Context(settings, folder, name, personal=personal_columns(settings))
+
+
+if "MLW_STEP" in os.environ:  # a kernel that runs a step of a run
+    mask_displays(context().personal)
 
 # %% ../../nbs/api/22_pipeline.step.ipynb #latest
 def _newest(ctx: Context, name: str) -> str:

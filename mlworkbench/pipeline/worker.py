@@ -21,6 +21,7 @@ from pathlib import Path
 from ..core.errors import KernelDied, StepFailed
 from ..core.settings import Settings
 from ..core.store import Store, get, put, write_file, write_record
+from ..data.privacy import mask_displays
 from .kernels import Child, can_fork, ending, project_environment, start_child
 
 # %% ../../nbs/api/25b_pipeline.worker.ipynb #manifest
@@ -59,8 +60,10 @@ def run_step(task: dict, scratch: str, tell: Callable[[dict], None]) -> dict:
     from mlworkbench.pipeline.engine import run_notebook
 
     began, settings = time.monotonic(), Settings(**task["settings"])
-    store, told = _store(settings), {k: task[k] for k in ("settings", "pipeline", "step", "run", "lineage")}
+    kept = ("settings", "pipeline", "step", "run", "lineage", "personal")
+    store, told = _store(settings), {k: task[k] for k in kept}
     os.environ.update(task["env"], MLW_STEP=json.dumps(told))
+    mask_displays(task["personal"])
     os.chdir(settings.root / task["folder"])
     source, executed = Path(scratch) / task["file"], Path(scratch) / "executed.ipynb"
     write_file(source, get(store, task["notebook"]))

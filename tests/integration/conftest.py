@@ -1,6 +1,13 @@
 """The flagship on a few thousand flights, run once; each test that changes something works on a copy."""
 
+import os
+import pwd
 import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +31,60 @@ def small_run(tmp_path_factory) -> Path:
 def flights(small_run, home) -> Path:
     "A copy of that project."
     return shutil.copytree(small_run, home, dirs_exist_ok=True)
+
+
+PASSWORD = "planted-secret-93b1"
+
+
+def _postgres(name: str) -> str | None:
+    "Path of one of PostgreSQL's programs, which Debian keeps off the search path."
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return str(found[-1]) if found else shutil.which(name)
+
+
+@pytest.fixture(scope="session")
+def warehouse() -> Iterator[str]:
+    "Address, with a password, of an empty PostgreSQL server of our own."
+    if not _postgres("initdb"):
+        pytest.skip("no PostgreSQL on this machine; on Debian: apt-get install postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="mlw-pg-"))
+    as_user = {}
+    if os.geteuid() == 0:  # the server refuses to run as root
+        user = pwd.getpwnam("postgres" if any(u.pw_name == "postgres" for u in pwd.getpwall()) else "nobody")
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    secret = folder / "password"
+    secret.write_text(PASSWORD)
+    secret.chmod(0o644)
+    data = folder / "data"
+    options = ["--username=mlw", f"--pwfile={secret}", "--auth=scram-sha-256", "--no-sync", "--encoding=UTF8"]
+    subprocess.run([_postgres("initdb"), "-D", data, *options], check=True, capture_output=True, **as_user)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        _postgres("postgres"),
+        "-D",
+        data,
+        "-p",
+        str(port),
+        "-c",
+        "listen_addresses=127.0.0.1",
+        "-k",
+        folder,
+    ]
+    log = (folder / "log").open("w")
+    server = subprocess.Popen(command, stdout=log, stderr=log, **as_user)
+    try:
+        for _ in range(300):
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield f"postgresql+psycopg://mlw:{PASSWORD}@127.0.0.1:{port}/postgres"
+    finally:
+        server.terminate()
+        server.wait(30)
+        log.close()
+        shutil.rmtree(folder, ignore_errors=True)
