@@ -155,7 +155,7 @@ def contracts(place: Path, data: Path, rules: dict, rounds: int, table: Table) -
 
 
 def profiles(place: Path, data: Path, rounds: int, table: Table) -> list:
-    python = environment("whylogs", ["whylogs", "numpy<2", "pandas<3", "pyarrow"])
+    python = environment("whylogs", ["whylogs", "numpy<2", "pandas<3", "pyarrow<20"])
     reference = place / "reference.json"
     first = pq.ParquetFile(data).read_row_group(0)
     reference.write_text(json.dumps(profile(first)))

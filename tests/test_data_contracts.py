@@ -71,7 +71,7 @@ def test_nothing_of_what_looks_personal_is_written():
     assert "example" not in text and "Gauss" not in text and "199" not in text and "allowed: [a, b]" in text
 
 
-def test_a_stream_teaches_the_same_as_the_whole_table():
+def test_a_stream_teaches_the_same_as_the_whole_table(monkeypatch):
     frame = some_frame(4000).with_columns(pl.concat_str(pl.lit("T-"), "id").alias("ticket"))
     table = frame.to_arrow()
     parts = lambda columns=None: pa.Table.from_batches(
@@ -84,6 +84,9 @@ def test_a_stream_teaches_the_same_as_the_whole_table():
     twice = pl.concat([frame, frame.head(1)])
     assert not infer_contract(twice)[0].columns["ticket"].unique
     assert duplicates(as_stream(twice), "ticket").to_list() == ["T-0"]
+    monkeypatch.setattr("mlworkbench.data.contracts.IN_MEMORY", 1000)
+    assert duplicates(as_stream(twice), "ticket").to_list() == ["T-0"]
+    assert duplicates(parts, "ticket").to_list() == []
     with pytest.raises(DataError, match="no rows"):
         infer_contract(frame.head(0))
     with pytest.raises(DataError, match="null character"):

@@ -362,7 +362,7 @@ def _parquet(files: list, source: Source, like: pa.Schema | None) -> pa.RecordBa
     def batches() -> Iterator[pa.RecordBatch]:
         for name, file in files:
             try:
-                for batch in pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20).iter_batches(
+                for batch in pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 16).iter_batches(
                     1 << 16
                 ):
                     yield batch.select(names)
