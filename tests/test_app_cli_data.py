@@ -76,6 +76,18 @@ def test_a_contract_is_inferred_checked_and_accepted(mlw, tmp_path):
     )
     after = say("check", "big")
     assert after.exit_code == 0 and "0 rules stop" in after.output
+    assert "big__checked@0: 200 rows" in say("sift", "big").output
+
+
+def test_a_table_is_profiled_with_a_target(mlw, tmp_path):
+    lines = "".join(f"{i},{'ab'[i % 2]},{int(i % 2 == 0)}\n" for i in range(200))
+    (tmp_path / "t.csv").write_text("n,kind,hit\n" + lines)
+    mlw("add", "t.csv", "--name", "t")
+    told = mlw("profile", "t", "--target", "hit")
+    assert told.exit_code == 0 and "reports/tables/t@0.html" in told.output
+    rows = {line.split()[0]: line.split()[-1] for line in told.output.splitlines() if line.strip()}
+    assert rows["kind"] == "1.000" and rows["n"] == "0.000"
+    assert "Did you mean 'hit'" in mlw("profile", "t", "--target", "hits").output
 
 
 def test_personal_values_are_shown_to_those_who_may_see_them(mlw, tmp_path, monkeypatch):

@@ -27,7 +27,16 @@ def test_baselines_stand_beside_their_metric_and_alone_if_there_is_none():
 
 @pytest.mark.parametrize(
     "value, text",
-    [(None, ""), (0.76123, "0.7612"), (76212.0, "76,212"), (1234.56, "1,235"), (3.0, "3"), (0.0, "0")],
+    [
+        (None, ""),
+        (0.76123, "0.7612"),
+        (76212.0, "76,212"),
+        (1234.56, "1,235"),
+        (168123.4, "168,123"),
+        (float("nan"), "nan"),
+        (3.0, "3"),
+        (0.0, "0"),
+    ],
 )
 def test_numbers_for_people(value, text):
     assert number(value) == text

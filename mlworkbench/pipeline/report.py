@@ -10,6 +10,7 @@ __all__ = ['LIGHT', 'DARK', 'STYLE', 'notebook_html', 'metric_rows', 'number', '
 import base64
 import functools
 import html
+import math
 import os
 from collections.abc import Container, Mapping
 from pathlib import Path
@@ -63,7 +64,9 @@ def number(value: float | None) -> str:
     "A number for people: whole ones as they are, else four digits, thousands apart; empty for None."
     if value is None:
         return ""
-    if value == int(value):
+    if not math.isfinite(value):
+        return str(value)
+    if value == int(value) or 10_000 <= abs(value) < 1e15:
         return f"{value:,.0f}"
     return f"{value:,.4g}" if abs(value) >= 10 else f"{value:.4f}"
 
