@@ -236,7 +236,7 @@ def online(place: Path, table: Table) -> list:
     for _ in range(1000):
         asked = pd.DataFrame({"customer": rng.integers(0, 100_000, 100)})
         began = time.perf_counter()
-        got = online_features(engine, spending, asked, now=start)
+        got = online_features(engine, asked, [spending], now=start)
         seconds.append(time.perf_counter() - began)
     assert np.array_equal(got.f7, history.f7[asked.customer])
     engine.dispose()

@@ -70,7 +70,7 @@ def test_what_is_online_is_what_training_saw_at_that_moment(facts, tick):
     engine = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)
     materialize(engine, readings, {"sensors": table}, until=rows.now[0] - pd.Timedelta("5h"))
     materialize(engine, readings, {"sensors": table}, until=rows.now[0])
-    online = online_features(engine, readings, rows, now=rows.now[0])
+    online = online_features(engine, rows, [readings], now=rows.now[0])
     offline = historical_features(rows, [readings], {"sensors": table}, on="now")
     np.testing.assert_array_equal(online.v.to_numpy(float), offline.v.to_numpy(float))
     engine.dispose()
@@ -84,9 +84,26 @@ def test_materializing_again_writes_what_is_new_only(engine):
     assert materialize(engine, readings, {"sensors": table}, until=START + pd.Timedelta("3h")) == 0
     assert materialize(engine, readings, {"sensors": table}, until=START + pd.Timedelta("9h")) == 1
     rows = pd.DataFrame({"k": ["b", "a", "z"]})
-    assert online_features(engine, readings, rows, now=START + pd.Timedelta("9h")).v.tolist()[:2] == [2, 3]
-    late = online_features(engine, readings, rows, now=START + pd.Timedelta("24h")).v
+    assert online_features(engine, rows, [readings], now=START + pd.Timedelta("9h")).v.tolist()[:2] == [2, 3]
+    late = online_features(engine, rows, [readings], now=START + pd.Timedelta("24h")).v
     assert pd.isna(late[0]) and late[1] == 3, "a fact older than its ttl is not used"
+
+
+def test_views_of_several_entities_are_asked_in_one_call(engine):
+    trips = pd.DataFrame(
+        {"a": np.arange(30_000), "b": "x", "at": at([1] * 30_000), "n": np.arange(30_000) * 2}
+    ).astype({"b": "str"})
+    pair = feature_view(entities=["a", "b"], timestamp="at", name="pair")(lambda trips: trips)
+    single = feature_view(entities=["b"], timestamp="at", name="single")(
+        lambda trips: trips[["b", "at"]].assign(m=1.5)
+    )
+    for view in (pair, single):
+        materialize(engine, view, {"trips": trips}, until=START + pd.Timedelta("2h"))
+    rows = trips[["b"]].assign(a=trips.a.astype(float))
+    got = online_features(engine, rows, [pair, single], now=START + pd.Timedelta("2h"))
+    assert got.n.tolist() == trips.n.tolist() and got.m.eq(1.5).all() and list(got.columns) == ["n", "m"]
+    other = online_features(engine, rows.assign(b="y").head(3), [pair, single], now=START)
+    assert other.isna().all(axis=None)
 
 
 def test_mistakes_are_explained(engine):
@@ -95,7 +112,9 @@ def test_mistakes_are_explained(engine):
     with pytest.raises(DataError, match="gives no column 'k'"):
         readings.facts({"sensors": pd.DataFrame({"about": [], "known": []})})
     with pytest.raises(DataError, match="'readings' was not materialized"):
-        online_features(engine, readings, pd.DataFrame({"k": ["a"]}), now=START)
+        online_features(engine, pd.DataFrame({"k": ["a"]}), [readings], now=START)
+    with pytest.raises(DataError, match="no column 'k'"):
+        online_features(engine, pd.DataFrame({"kk": ["a"]}), [readings], now=START)
 
 
 def test_views_are_kept_with_what_they_captured_and_told_apart_by_it():

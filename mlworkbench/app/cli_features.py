@@ -135,7 +135,7 @@ def get(view, entity, at) -> None:
     found, given = _named(saved, view)[0], dict(part.partition("=")[::2] for part in entity)
     if set(given) != set(found.entities):
         raise DataError(f"The view '{view}' wants {', '.join(f'{e}=…' for e in found.entities)}.", view=view)
-    row = online_features(online_store(settings), found, pd.DataFrame([given]), _moment(at)).iloc[0]
+    row = online_features(online_store(settings), pd.DataFrame([given]), [found], _moment(at)).iloc[0]
     shown = [
         [n, "–" if pd.isna(v) else number(v) if isinstance(v, float) else str(v)] for n, v in row.items()
     ]

@@ -128,7 +128,7 @@ def test_features_are_online_in_postgresql(project, warehouse, monkeypatch):
     history["at"] = history["at"].astype("datetime64[us, UTC]")
     assert materialize(engine, visits, {"history": history}, until=at) == 50
     assert materialize(engine, visits, {"history": history}, until=at) == 0
-    got = online_features(engine, visits, PEOPLE[["email"]], now=at + pd.Timedelta("1d"))
+    got = online_features(engine, PEOPLE[["email"]], [visits], now=at + pd.Timedelta("1d"))
     pd.testing.assert_frame_equal(got, history[["visits", "share", "known"]], check_dtype=False)
     assert online_state(engine, visits) == (50, at)
     engine.dispose()
