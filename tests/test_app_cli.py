@@ -18,6 +18,7 @@ from click.testing import CliRunner
 COMMANDS = [
     "data",
     "contract",
+    "features",
     "run",
     "step",
     "debug",
