@@ -30,6 +30,9 @@ COMMANDS = [
     "diff",
     "approve",
     "reject",
+    "rollback",
+    "retire",
+    "audit",
     "score",
     "monitor",
     "lab",
@@ -69,3 +72,50 @@ def test_outside_a_project_one_sentence_and_exit_code_two(monkeypatch):
 @pytest.mark.parametrize("arguments", [["runn"], ["approve", "m"], ["score", "m"], ["gc", "--keep", "0"]])
 def test_wrong_calls_end_with_two(arguments):
     assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
+def test_decisions_are_gone_back_on_audited_and_kept_from_those_who_may_not(tmp_path, monkeypatch):
+    from mlworkbench.core.settings import Settings
+    from mlworkbench.pipeline.tracking import mlflow_client
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLW_USER", "ada")
+    (tmp_path / "settings.ini").write_text("[project]\nname = x\n[roles]\nscientist = sam\napprover = ada\n")
+    client = mlflow_client(Settings(root=tmp_path))
+    client.create_registered_model("m")
+    mlw = lambda *words: CliRunner().invoke(main, [*words], env={"COLUMNS": "160"})
+    for version in ("1", "2"):
+        client.create_model_version("m", f"{tmp_path}/model")
+        client.set_registered_model_alias("m", "challenger", version)
+        assert mlw("approve", "m", "--reason", "good").exit_code == 0
+    assert "version 1 is champion again" in mlw("rollback", "m", "--reason", "alarms").output
+    assert "version 2 is retired" in mlw("retire", "m", "2", "--reason", "old").output
+    listed = [line.split() for line in mlw("audit", "list", "m").output.splitlines()[1:]]
+    assert [(r[0], r[3], r[4]) for r in listed] == [
+        ("4", "ada", "retire"),
+        ("3", "ada", "rollback"),
+        ("2", "ada", "approve"),
+        ("1", "ada", "approve"),
+    ]
+    assert "4 rows, the chain is whole" in mlw("audit", "verify").output
+    assert len(mlw("audit", "export").output.splitlines()) == 4
+    assert "4 rows" in mlw("audit", "export", "--format", "csv", "-o", "a.csv").output
+    client.set_registered_model_alias("m", "champion", "2")
+    wrong = mlw("audit", "verify")
+    assert wrong.exit_code == 2 and "moved without a decision" in wrong.output
+    monkeypatch.setenv("MLW_USER", "sam")
+    for words in (
+        ["rollback", "m", "--reason", "x"],
+        ["approve", "m", "--reason", "x"],
+        ["retire", "m", "1", "--reason", "x"],
+    ):
+        refused = mlw(*words)
+        assert (
+            refused.exit_code == 2
+            and "sam is scientist; to decide about models, one must be approver" in refused.output
+        )
+    monkeypatch.setenv("MLW_USER", "vera")
+    refused = mlw("run", "p")
+    assert (
+        refused.exit_code == 2 and "vera is viewer; to run pipelines, one must be scientist" in refused.output
+    )

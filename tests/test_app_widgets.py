@@ -21,7 +21,7 @@ from mlworkbench.app.widgets import (
 # %% ../nbs/api/72_app.widgets.ipynb #test-widgets
 import pytest
 
-from mlworkbench.governance.audit import record
+from mlworkbench.governance.audit import record, verify
 
 
 @pytest.fixture
@@ -169,4 +169,5 @@ def test_an_error_is_a_note_not_a_traceback(tmp_path, monkeypatch):
 def test_a_broken_chain_is_shown(project):
     record(project, "ada", "approve", "m", lambda rows: (1, "ok", {}))
     rows = read_audit(project)
-    assert "row 1 was changed" in history_html([AuditRow(**{**vars(rows[0]), "actor": "mallory"})])
+    forged = [AuditRow(**{**vars(rows[0]), "actor": "mallory"})]
+    assert "row 1 was changed" in history_html(forged, verify(forged))

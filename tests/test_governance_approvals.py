@@ -7,18 +7,24 @@ from mlworkbench.governance.approvals import (
     ApprovalRefused,
     Settings,
     approve,
+    behind_its_back,
     champions,
     mlflow_client,
+    outcome,
     reject,
+    retire,
+    rollback,
     waiting,
 )
 
 # %% ../nbs/api/42_governance.approvals.ipynb #test-approvals
+import os
 import threading
+import time
 
 import pytest
 
-from mlworkbench.core.errors import ModelNotFound
+from mlworkbench.core.errors import ModelNotFound, RoleMissing
 from mlworkbench.governance.audit import read_audit, verify
 
 
@@ -78,7 +84,7 @@ def test_nothing_waiting_and_unknown_models_are_said(project):
 
 
 def test_of_two_at_once_one_decides_and_the_other_is_told(project):
-    for round_ in range(5):
+    for round_ in range(int(os.environ.get("RACES", "5"))):
         challenge(project)
         outcomes, barrier = [], threading.Barrier(2)
 
@@ -97,6 +103,93 @@ def test_of_two_at_once_one_decides_and_the_other_is_told(project):
             sum(o in ("ada", "grace") for o in outcomes) == 1
             and sum("The last decision" in o for o in outcomes) == 1
         )
+
+
+def team(project, **more):
+    return Settings(
+        root=project.root, **{"roles": {"scientist": "sam", "approver": "ada, grace, emmy"}} | more
+    )
+
+
+def test_who_may_not_decide_is_told_so(project):
+    challenge(project)
+    for who, own in (("sam", "scientist"), ("somebody", "viewer")):
+        for decide in (approve, reject, rollback):
+            with pytest.raises(
+                RoleMissing, match=f"{who} is {own}; to decide about models, one must be approver"
+            ):
+                decide(team(project), "m", "good", actor=who)
+    assert read_audit(project) == []
+
+
+def test_two_must_agree_and_neither_twice_nor_about_their_own(project):
+    pair = team(project, approvals={"required": 2})
+    version = challenge(project)
+    mlflow_client(project).set_model_version_tag("m", str(version), "mlw.user", "emmy")
+    with pytest.raises(ApprovalRefused, match="nobody approves their own model"):
+        approve(pair, "m", "mine", actor="emmy")
+    first = approve(pair, "m", "good", actor="ada")
+    assert "1 of 2 approvals; 1 more must agree" in outcome(first) and champions(pair) == {}
+    with pytest.raises(ApprovalRefused, match=r"ada has approved .* already"):
+        approve(pair, "m", "really", actor="ada")
+    assert "is champion now" in outcome(approve(pair, "m", "yes", actor="grace"))
+    assert champions(pair)["m"].version == version and behind_its_back(pair) == []
+    second = challenge(project)
+    approve(pair, "m", "good", actor="ada")
+    assert (
+        reject(pair, "m", "no", actor="grace").version == second and champions(pair)["m"].version == version
+    )
+
+
+def test_a_request_that_nobody_decided_expires(project, monkeypatch):
+    challenge(project)
+    later = time.time() + 31 * 86400
+    monkeypatch.setattr("mlworkbench.governance.approvals.time.time", lambda: later)
+    with pytest.raises(ApprovalRefused, match="is 31 days old and has expired; requests hold 30 days"):
+        approve(project, "m", "good")
+    assert approve(Settings(root=project.root, approvals={"days": 40}), "m", "good").version == 1
+
+
+def test_one_command_goes_back_and_again_further(project):
+    for _ in range(3):
+        challenge(project)
+        approve(project, "m", "good", actor="ada")
+    assert "version 2 is champion again, in place of version 3" in outcome(
+        rollback(project, "m", "late by an hour")
+    )
+    assert rollback(project, "m", "worse").version == 1 and champions(project)["m"].version == 1
+    with pytest.raises(ApprovalRefused, match="no champion before this one"):
+        rollback(project, "m", "further")
+    assert behind_its_back(project) == [] and verify(read_audit(project)) == []
+
+
+def test_a_retired_version_is_out_of_use(project):
+    for _ in range(3):
+        challenge(project)
+        approve(project, "m", "good")
+    retire(project, "m", 2, "trained on wrong labels")
+    assert rollback(project, "m", "back").version == 1
+    assert retire(project, "m", 1, "old").details == {"aliases": ["champion"]} and champions(project) == {}
+    for version, said in ((1, "is retired already"), (9, "does not exist")):
+        with pytest.raises(ApprovalRefused, match=said):
+            retire(project, "m", version, "again")
+    assert behind_its_back(project) == [], "the log knows that there is no champion"
+    challenge(project)
+    approve(project, "m", "good")
+    retire(project, "m", 4, "broken")
+    assert champions(project) == {} and behind_its_back(project) == []
+    with pytest.raises(ApprovalRefused, match="no champion before"):
+        rollback(project, "m", "we need one")
+
+
+def test_an_alias_moved_in_mlflow_itself_is_noticed(project):
+    for _ in range(2):
+        challenge(project)
+        approve(project, "m", "good")
+    assert behind_its_back(project) == []
+    mlflow_client(project).set_registered_model_alias("m", "champion", "1")
+    (told,) = behind_its_back(project)
+    assert "champion of 'm' is version 1, and by the audit log it is version 2" in told
 
 
 def test_a_registry_that_fails_leaves_no_row_and_no_champion(project, monkeypatch):

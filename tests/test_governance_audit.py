@@ -5,18 +5,29 @@
 # %% auto #0
 from mlworkbench.governance.audit import (
     AuditRow,
+    GENESIS,
     Settings,
     SettingsError,
     asdict,
+    contextlib,
+    export_audit,
+    fields,
+    json,
     read_audit,
     record,
     row_digest,
     verify,
+    verify_audit,
 )
 
 # %% ../nbs/api/43_governance.audit.ipynb #test-audit
+import csv
+import io
+import os
+import random
 import sqlite3
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -61,6 +72,95 @@ def test_removed_and_reordered_rows_are_found(project):
     add(project, 4)
     rows = read_audit(project)
     assert verify(rows[1:]) and verify(rows[:1] + rows[2:]) and verify([rows[1], rows[0], *rows[2:]])
+
+
+def raw(project):
+    "The log's database, with the triggers taken away, as somebody with the file could."
+    db = sqlite3.connect(project.root / ".mlw" / "audit.db", isolation_level=None)
+    for name in ("UPDATE", "DELETE"):
+        db.execute(f"DROP TRIGGER IF EXISTS audit_no_{name}")
+    return db
+
+
+def tamper(db, dice):
+    "Change the log somehow; what was done. Some forgers work the digests out anew."
+    rows = [
+        dict(zip([f.name for f in fields(AuditRow)], r, strict=True))
+        for r in db.execute(
+            "SELECT id, at, actor, action, model, version, reason, details, previous, digest FROM audit_log ORDER BY id"
+        )
+    ]
+    rows = [AuditRow(**r | {"details": json.loads(r["details"])}) for r in rows]
+    how, at = dice.choice(["change", "remove", "swap", "insert", "cut"]), dice.randrange(len(rows))
+    if how == "change":
+        column = dice.choice(
+            ["at", "actor", "action", "model", "version", "reason", "details", "previous", "digest"]
+        )
+        value = {"version": 99, "details": {"n": 99}}.get(column, "x" * 64)
+        rows[at] = replace(rows[at], **{column: value})
+    elif how == "remove":
+        del rows[at]
+    elif how == "swap":
+        other = dice.choice([i for i in range(len(rows)) if i != at])
+        rows[at], rows[other] = rows[other], rows[at]
+    elif how == "insert":
+        rows.insert(at, replace(rows[at], actor="mallory"))
+    else:
+        del rows[at:]
+    if dice.random() < 0.7:
+        rows = [replace(r, id=i) for i, r in enumerate(rows, 1)]
+    if dice.random() < 0.5:
+        forged, previous = [], GENESIS
+        for row in rows:
+            row = replace(row, previous=previous)
+            forged.append(replace(row, digest=row_digest(row)))
+            previous = forged[-1].digest
+        rows = forged
+    db.execute("DELETE FROM audit_log")
+    for i, row in enumerate(rows, 1):
+        told = asdict(row) | {"details": json.dumps(row.details)}
+        place = row.id if len({r.id for r in rows}) == len(rows) else i
+        db.execute(
+            f"INSERT INTO audit_log ({', '.join(told)}) VALUES ({', '.join('?' * len(told))})",
+            [*(told | {"id": place}).values()],
+        )
+    return how
+
+
+def test_random_tampering_is_found_every_time(project):
+    seed = int(os.environ.get("CHAOS_SEED", "7"))
+    dice = random.Random(seed)
+    add(project, 9)
+    path = project.root / ".mlw" / "audit.db"
+    whole, seen = path.read_bytes(), set()
+    for round_ in range(int(os.environ.get("TAMPERINGS", "60"))):
+        path.write_bytes(whole)
+        before = read_audit(project)
+        with contextlib.closing(raw(project)) as db:
+            seen.add(how := tamper(db, dice))
+        if read_audit(project) != before:
+            assert verify_audit(project), f"seed {seed}, round {round_}: {how}"
+    path.write_bytes(whole)
+    assert verify_audit(project) == [] and len(seen) == 5
+
+
+def test_what_was_cut_off_or_written_anew_is_named(project):
+    add(project, 4)
+    with contextlib.closing(raw(project)) as db:
+        db.execute("DELETE FROM audit_log WHERE id > 2")
+    assert verify_audit(project) == ["rows 3 to 4 were removed from the end"]
+    add(project, 2)
+    (problem,) = verify_audit(project)
+    assert "row 4 is not the one that was recorded" in problem
+
+
+def test_the_log_can_be_taken_elsewhere(project):
+    add(project, 2, actor='a "quoted", name')
+    rows = read_audit(project)
+    lines = [json.loads(line) for line in export_audit(rows, "jsonl").splitlines()]
+    assert [AuditRow(**line) for line in lines] == rows
+    told = list(csv.DictReader(io.StringIO(export_audit(rows, "csv"))))
+    assert told[1]["actor"] == 'a "quoted", name' and json.loads(told[1]["details"]) == {"n": 1}
 
 
 def test_a_decision_that_fails_leaves_no_row(project):

@@ -24,6 +24,14 @@ def _root() -> str:
     return settings.resolve(settings.tables.url)
 
 
+def _require(role: str, to: str) -> None:
+    "Raise `RoleMissing` unless the user has the role."
+    from mlworkbench.core.settings import read_settings, user_name
+    from mlworkbench.governance.roles import require_role
+
+    require_role(read_settings(), user_name(), role, to)
+
+
 def _types(ctx, param, given: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for text in given:
@@ -68,6 +76,7 @@ def _write(place: str, name: str, append: bool, like, reason: str, reading: dict
     from mlworkbench.data.sources import Source, kind_of, open_source
     from mlworkbench.data.tables import write_table
 
+    _require("scientist", "write tables")
     with open_source(Source(place, **reading), like) as rows:
         about = {"user": user_name(), "source": place, "reason": reason}
         schema = rows.schema
@@ -274,6 +283,7 @@ def tag(table, name) -> None:
     "Give a version a NAME, to be used as TABLE@NAME; a name that exists moves."
     from mlworkbench.data.changes import tag_table
 
+    _require("scientist", "tag versions")
     version = tag_table(_root(), table, name)
     click.echo(f"{version} is {version.name}@{name} now.")
 
@@ -285,6 +295,7 @@ def restore(table, reason) -> None:
     "Make an old version the newest one; those between stay readable."
     from mlworkbench.data.changes import restore_table
 
+    _require("scientist", "write tables")
     version = restore_table(_root(), table, reason)
     click.echo(f"{version} has the content of {table} now.")
 
@@ -344,6 +355,7 @@ def infer(table, force) -> None:
     from mlworkbench.core.settings import read_settings
     from mlworkbench.data.checks import make_contract
 
+    _require("scientist", "write contracts")
     path = make_contract(read_settings(), table, force)
     click.echo(path.read_text())
     click.echo(f"Written to {relative(path)}. Read it, change it, and keep it in git.")
@@ -390,6 +402,7 @@ def sift(table, path) -> None:
     from mlworkbench.core.settings import read_settings
     from mlworkbench.data.checks import sift_table
 
+    _require("scientist", "write tables")
     result, checked, aside = sift_table(read_settings(), table, path)
     click.echo(f"{checked}: {result.rows - result.set_aside:,} rows")
     click.echo(

@@ -8,7 +8,7 @@ __all__ = ['features', 'list_', 'show', 'materialize', 'get']
 # %% ../../nbs/api/70c_app.cli_features.ipynb #imports
 import click
 
-from .cli_data import _example, _when
+from .cli_data import _example, _require, _when
 
 # %% ../../nbs/api/70c_app.cli_features.ipynb #group
 @click.group(epilog=_example("mlw features list", "mlw features materialize"))
@@ -102,6 +102,7 @@ def materialize(views, until) -> None:
     from mlworkbench.data.views import materialize as bring
     from mlworkbench.data.views import online_store
 
+    _require("scientist", "bring features online")
     settings, saved = _saved()
     chosen = [_named(saved, name)[0] for name in views or saved]
     if not chosen:

@@ -392,15 +392,15 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
 # %% ../../nbs/api/71_app.console.ipynb #doctor
 def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     "What can be tried, and a word about each that works."
-    from mlworkbench.governance.audit import read_audit, verify
+    from mlworkbench.governance.approvals import behind_its_back
+    from mlworkbench.governance.audit import read_audit, verify_audit
     from mlworkbench.models.registry import model_names
     from mlworkbench.pipeline.graph import pipeline_names, read_pipeline
 
     def audit() -> str:
-        rows = read_audit(settings)
-        if problems := verify(rows):
+        if problems := [*verify_audit(settings), *behind_its_back(settings)]:
             raise WorkbenchError("; ".join(problems))
-        return f"{len(rows)} rows, chain whole"
+        return f"{len(read_audit(settings))} rows, chain whole, champions as decided"
 
     yield (
         "store",

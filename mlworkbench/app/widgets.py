@@ -18,8 +18,16 @@ import pandas as pd
 
 from ..core.errors import TableNotFound, WorkbenchError
 from ..core.settings import Settings, read_settings
-from ..governance.approvals import Waiting, approve, champions, outcome, reject, waiting
-from ..governance.audit import AuditRow, read_audit, verify
+from mlworkbench.governance.approvals import (
+    Waiting,
+    approve,
+    behind_its_back,
+    champions,
+    outcome,
+    reject,
+    waiting,
+)
+from ..governance.audit import AuditRow, read_audit, verify_audit
 from ..models.registry import ModelVersion, model_names
 from mlworkbench.monitoring.months import (
     STATUS_COLOURS,
@@ -96,9 +104,8 @@ def _provenance(version: ModelVersion) -> str:
     return html.escape(" · ".join([*facts, f"data {tables}"] if tables else facts))
 
 
-def history_html(rows: list[AuditRow]) -> Markup:
-    "The decisions, newest first, and whether their chain is whole."
-    problems = verify(rows)
+def history_html(rows: list[AuditRow], problems: list[str]) -> Markup:
+    "The decisions, newest first, and what is wrong with their chain."
     chain = (
         note("; ".join(problems), "bad")
         if problems
@@ -175,9 +182,10 @@ def _approvals(settings: Settings) -> w.Widget:
             else note("No model is in production yet.")
         )
         parts = [w.HTML(note(message, "good"))] if message else []
+        parts += [w.HTML(note(words, "bad")) for words in behind_its_back(settings)]
         rows = [
             f"<h2>In production</h2>{production}",
-            f"<h2>Decisions so far</h2>{history_html(read_audit(settings))}",
+            f"<h2>Decisions so far</h2>{history_html(read_audit(settings), verify_audit(settings))}",
         ]
         body.children = [*parts, *cards, *map(w.HTML, rows)]
 

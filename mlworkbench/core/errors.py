@@ -11,7 +11,7 @@ from collections.abc import Iterable
 # %% auto #0
 __all__ = ['WorkbenchError', 'SettingsError', 'ProjectNotFound', 'StoreError', 'ArtifactMissing', 'ArtifactDamaged', 'DataError',
            'TableNotFound', 'ContractBroken', 'PipelineError', 'NotebookError', 'ParameterError', 'InputError',
-           'CycleError', 'StepFailed', 'KernelDied', 'ModelNotFound', 'ApprovalRefused', 'did_you_mean']
+           'CycleError', 'StepFailed', 'KernelDied', 'ModelNotFound', 'ApprovalRefused', 'RoleMissing', 'did_you_mean']
 
 # %% ../../nbs/api/00_core.errors.ipynb #root
 class WorkbenchError(Exception):
@@ -98,6 +98,10 @@ class ModelNotFound(WorkbenchError, LookupError):
 
 class ApprovalRefused(WorkbenchError, PermissionError):
     "A decision that can't be taken, and why."
+
+
+class RoleMissing(ApprovalRefused):
+    "Something that the user's role does not allow."
 
 # %% ../../nbs/api/00_core.errors.ipynb #alternatives
 def did_you_mean(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'ProjectSection', 'StoreSection', 'TablesSection', 'TrackingSection', 'AuditSection', 'FeaturesSection',
-           'RolesSection', 'KernelsSection', 'EngineSection', 'MonitorSection', 'Settings', 'find_project',
-           'read_settings', 'user_name']
+           'RolesSection', 'ApprovalsSection', 'KernelsSection', 'EngineSection', 'MonitorSection', 'Settings',
+           'find_project', 'read_settings', 'user_name']
 
 # %% ../../nbs/api/01_core.settings.ipynb #imports
 import configparser
@@ -71,9 +71,22 @@ class FeaturesSection(_Section):
 
 
 class RolesSection(_Section):
-    "Who may do what."
+    "Who may do what: names separated by commas. Where nobody is named, everyone is admin; else who isn't named is viewer."
 
+    viewer: str = Field("", description="users who may look")
+    scientist: str = Field("", description="users who may also run pipelines and write tables")
+    approver: str = Field("", description="users who may also decide about models")
+    admin: str = Field("", description="users who may do everything")
     pii: str = Field("", description="users who may see columns tagged pii, separated by commas")
+
+
+class ApprovalsSection(_Section):
+    "How models are approved."
+
+    required: int = Field(
+        1, ge=1, description="people who must agree; from 2 on nobody approves a model that they registered"
+    )
+    days: float = Field(30.0, gt=0, description="days after which a request that nobody decided expires")
 
 
 class KernelsSection(_Section):
@@ -133,6 +146,7 @@ class Settings(_Section):
     audit: AuditSection = AuditSection()
     features: FeaturesSection = FeaturesSection()
     roles: RolesSection = RolesSection()
+    approvals: ApprovalsSection = ApprovalsSection()
     monitor: MonitorSection = MonitorSection()
 
     def resolve(self, url: str) -> str:

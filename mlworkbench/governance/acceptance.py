@@ -13,12 +13,14 @@ from ..data.checks import contract_path, table_stream, write_reference
 from ..data.contracts import adapt_contract, edit_contract, infer_contract, read_contract
 from ..data.tables import table_version
 from .audit import AuditRow, record
+from .roles import require_role
 
 # %% ../../nbs/api/44_governance.acceptance.ipynb #accept
 def accept_schema(settings: Settings, table: str, reason: str) -> tuple[AuditRow, list[str]]:
     "Let the table's contract follow the columns that the table has now; what changed, in words. Raises `ApprovalRefused` or `DataError`."
     if not reason.strip():
         raise ApprovalRefused("A reason is needed: --reason '…'.")
+    require_role(settings, user_name(), "approver", "accept a changed schema")
     path = contract_path(settings, table)
     contract = read_contract(path)
     inferred, _, made = infer_contract(table_stream(settings, table))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import ModelNotFound, did_you_mean
-from ..core.settings import Settings
+from ..core.settings import Settings, user_name
 from ..data.views import read_views, views_bytes
 from ..pipeline.formats import SAFE_TYPES
 from ..pipeline.step import context
@@ -141,7 +141,12 @@ def _tags(ctx, spec: ModelSpec, run: str) -> dict[str, str]:
         "mlw.tables": json.dumps(lineage.get("tables", {})),
         "mlw.fingerprints": json.dumps(lineage.get("steps", {})),
     }
-    tags |= {"mlw.run": ctx.run or "by hand", "mlw.pipeline": ctx.pipeline or "", "mlw.mlflow_run": run}
+    tags |= {
+        "mlw.user": user_name(),
+        "mlw.run": ctx.run or "by hand",
+        "mlw.pipeline": ctx.pipeline or "",
+        "mlw.mlflow_run": run,
+    }
     return (
         tags
         | {f"metric.{k}": f"{v:.6f}" for k, v in spec.metrics.items()}
