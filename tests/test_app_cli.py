@@ -30,6 +30,7 @@ COMMANDS = [
     "diff",
     "approve",
     "reject",
+    "gates",
     "rollback",
     "retire",
     "audit",

@@ -28,6 +28,7 @@ from mlworkbench.governance.approvals import (
     waiting,
 )
 from ..governance.audit import AuditRow, read_audit, verify_audit
+from ..governance.gates import kept_verdict
 from ..models.registry import ModelVersion, model_names
 from mlworkbench.monitoring.months import (
     STATUS_COLOURS,
@@ -89,8 +90,21 @@ def challenger_html(found: Waiting) -> Markup:
         else note("It was registered without metrics.")
     )
     return Markup(
-        f'<h2>{html.escape(new.name)} version {new.version} {asks}</h2><p class="soft">{_provenance(new)}</p>{table}'
+        f'<h2>{html.escape(new.name)} version {new.version} {asks}</h2><p class="soft">{_provenance(new)}</p>{table}{_gates_html(new)}'
     )
+
+
+def _gates_html(version: ModelVersion) -> str:
+    "What the gates said when they were last asked."
+    results = kept_verdict(version)
+    if not results:
+        return ""
+    colour = lambda r: "good" if r.passed else "bad" if r.hard else "warn"
+    rows = [
+        [r.gate, Markup(f'<b class="{colour(r)}">{"passed" if r.passed else "failed"}</b>'), r.words]
+        for r in results
+    ]
+    return table_html(["gate", "", ""], rows)
 
 
 def _provenance(version: ModelVersion) -> str:

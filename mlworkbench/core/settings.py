@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'ProjectSection', 'StoreSection', 'TablesSection', 'TrackingSection', 'AuditSection', 'FeaturesSection',
-           'RolesSection', 'ApprovalsSection', 'KernelsSection', 'EngineSection', 'MonitorSection', 'Settings',
-           'find_project', 'read_settings', 'user_name']
+           'RolesSection', 'ApprovalsSection', 'GatesSection', 'KernelsSection', 'EngineSection', 'MonitorSection',
+           'Settings', 'find_project', 'read_settings', 'user_name']
 
 # %% ../../nbs/api/01_core.settings.ipynb #imports
 import configparser
@@ -89,6 +89,17 @@ class ApprovalsSection(_Section):
     days: float = Field(30.0, gt=0, description="days after which a request that nobody decided expires")
 
 
+class GatesSection(_Section):
+    "What a version must show before it can be approved; a threshold that is not set is off."
+
+    baseline: float | None = Field(None, description="gain in AUC over the baseline, at least")
+    champion: float | None = Field(None, ge=0, description="AUC it may lose against the champion, at most")
+    slices: float | None = Field(None, ge=0, description="AUC that any slice may lose, at most")
+    latency: float | None = Field(None, gt=0, description="milliseconds for a row, at most")
+    reproducible: bool = Field(False, description="it must be made by a run, of committed code")
+    soft: str = Field("", description="gates that only warn, separated by commas")
+
+
 class KernelsSection(_Section):
     "Warm kernels."
 
@@ -147,6 +158,7 @@ class Settings(_Section):
     features: FeaturesSection = FeaturesSection()
     roles: RolesSection = RolesSection()
     approvals: ApprovalsSection = ApprovalsSection()
+    gates: GatesSection = GatesSection()
     monitor: MonitorSection = MonitorSection()
 
     def resolve(self, url: str) -> str:

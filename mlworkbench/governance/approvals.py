@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ..core.errors import ApprovalRefused
 from ..core.settings import Settings, user_name
 from .audit import AuditRow, read_audit, record
+from .gates import judge, keep_verdict, refusals
 from .roles import require_role
 from ..models.registry import CHALLENGER, CHAMPION, ModelVersion, model_names, model_versions
 from ..pipeline.tracking import mlflow_client
@@ -67,7 +68,9 @@ def _decide(
                 model=model,
             )
         _require_fresh(settings, challenger)
-        agreed = _agreed(settings, rows, challenger, actor) if action == "approve" else None
+        agreed = None
+        if action == "approve":
+            agreed = _agreed(settings, rows, challenger, actor) | _passed(settings, challenger)
         chosen.extend([challenger, champion, agreed is None or agreed["approvals"] == agreed["of"]])
         about = {"previous_champion": champion.version if champion else None} | (agreed or {})
         return challenger.version, reason.strip(), about
@@ -103,6 +106,21 @@ def _require_fresh(settings: Settings, challenger: ModelVersion) -> None:
             f"{settings.approvals.days:g} days (settings.ini, section [approvals]). Run its pipeline again to register it anew.",
             model=challenger.name,
         )
+
+
+def _passed(settings: Settings, challenger: ModelVersion) -> dict:
+    "What soft gates had to say. Raises `ApprovalRefused` where a hard one is failed."
+    results = judge(settings, challenger)
+    if results:
+        keep_verdict(settings, challenger, results)
+    if refused := refusals(results):
+        raise ApprovalRefused(
+            f"'{challenger.name}' version {challenger.version} fails what settings.ini, section [gates], demands, so nobody can approve it:\n  "
+            + "\n  ".join(refused),
+            model=challenger.name,
+        )
+    said = [f"{r.gate}: {r.words}" for r in results if not r.passed]
+    return {"gates": said} if said else {}
 
 
 def _agreed(settings: Settings, rows: list[AuditRow], challenger: ModelVersion, actor: str) -> dict:

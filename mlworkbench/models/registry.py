@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'CHALLENGER', 'CHAMPION', 'ModelSpec', 'ModelVersion', 'register_model', 'model_names', 'model_versions',
-           'find_version', 'LoadedModel', 'load_version', 'load_views']
+           'find_version', 'LoadedModel', 'load_version', 'load_holdout', 'load_views']
 
 # %% ../../nbs/api/31_models.registry.ipynb #imports
 import json
@@ -47,6 +47,7 @@ class ModelSpec:
     known_at: str  # column of the labels: when the answer was known
     metrics: dict[str, float] = field(default_factory=dict)  # on the hold-out
     baseline: dict[str, float] = field(default_factory=dict)
+    slices: list[str] = field(default_factory=list)  # columns whose values are looked at one by one
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def register_model(
     features: dict,  # profile of the training rows
     predictions: dict,  # profile of the column `probability` on the hold-out
     views: "Iterable[FeatureView]" = (),  # that its features come from
+    holdout: "pd.DataFrame | None" = None,  # rows that it never saw, with the label: gates compare models on them
 ) -> ModelVersion:
     "New version of `name`, with the alias `challenger`; nothing of the values of personal columns goes with it."
     ctx = context()
@@ -90,6 +92,9 @@ def register_model(
     with tempfile.TemporaryDirectory() as folder:
         for part, content in (("spec", asdict(spec)), ("features", features), ("predictions", predictions)):
             (Path(folder) / f"{part}.json").write_text(json.dumps(content))
+        if holdout is not None:
+            shown = [c for c in holdout.columns if c not in ctx.personal]
+            holdout[shown].to_parquet(Path(folder) / "holdout.parquet")
         if views := list(views):
             (Path(folder) / "views.pkl").write_bytes(views_bytes(views)[0])
         info = mlflow.sklearn.log_model(
@@ -223,6 +228,15 @@ def load_version(settings: Settings, version: ModelVersion) -> LoadedModel:
         part("features"),
         part("predictions"),
     )
+
+# %% ../../nbs/api/31_models.registry.ipynb #load-holdout
+def load_holdout(settings: Settings, version: ModelVersion) -> "pd.DataFrame | None":
+    "The hold-out rows that were registered with the version; None if there are none."
+    import pandas as pd
+
+    mlflow = use_mlflow(settings)
+    file = Path(mlflow.artifacts.download_artifacts(version.uri)) / "extra_files" / "holdout.parquet"
+    return pd.read_parquet(file) if file.exists() else None
 
 # %% ../../nbs/api/31_models.registry.ipynb #load-views
 def load_views(settings: Settings, version: ModelVersion) -> "list[FeatureView]":
