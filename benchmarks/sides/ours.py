@@ -25,7 +25,6 @@ def stream(data: str, batch_rows: int, times: int = 1, columns=None) -> pa.Recor
 
 
 def contract(data: str, rules: str) -> dict:
-    import duckdb  # noqa: F401  (imported before the clock starts, as on the other side)
     import pandas  # noqa: F401
     import polars  # noqa: F401
 
@@ -34,7 +33,7 @@ def contract(data: str, rules: str) -> dict:
 
     wanted = read_contract(rules)
     began = time.perf_counter()
-    result = check_stream(lambda columns=None: stream(data, 50_000, columns=columns), wanted)
+    result = check_stream(lambda columns=None: stream(data, 25_000, columns=columns), wanted)
     seconds = time.perf_counter() - began
     broken = {f"{b.column} {b.rule}": b.rows for b in result.breaches.itertuples()}
     return {"seconds": seconds, "broken": broken}

@@ -158,7 +158,7 @@ def _apart(frame: "pl.DataFrame", broken: Broken) -> tuple["pl.DataFrame", "pl.D
 
     aside = [(c, at) for c, at in broken if c.level == "quarantine"]
     if not aside:
-        return frame, frame.clear().with_columns(pl.Series("reasons", [], pl.String))
+        return frame, frame.clear().with_columns(pl.lit(None, pl.String).alias("reasons"))
     words = lambda c: f"{c.column}: {c.rule}" if c.column else c.rule
     reasons = (
         pl.concat(pl.DataFrame({"index": at, "reasons": [words(c)] * len(at)}) for c, at in aside)
@@ -315,7 +315,7 @@ def _twice(stream: Stream, contract: Contract) -> dict[str, "pl.Series"]:
     return {c: duplicates(stream, c) for c in wanted if c in there}
 
 # %% ../../nbs/api/11b_data.checks.ipynb #stream
-BATCH_ROWS = 50_000
+BATCH_ROWS = 100_000
 
 
 def _frames(rows: "pyarrow.RecordBatchReader") -> Iterator["pl.DataFrame"]:
