@@ -5,9 +5,11 @@
 # %% auto #0
 from mlworkbench.models.evaluation import (
     DataError,
+    best_threshold,
     calibration_figure,
     classification_metrics,
     group_rates,
+    metric_intervals,
     metrics_by_slice,
     np,
     roc_figure,
@@ -65,3 +67,32 @@ def test_figures_are_drawn_for_ordinary_and_degenerate_scores():
         fig = calibration_figure(y, score)
         assert fig.axes[0].get_xlabel() and fig.axes[0].get_title()
     assert len(roc_figure(y, {"model": p, "baseline": 1 - p}).axes[0].lines) == 3
+
+
+def test_intervals_hold_as_often_as_they_say():
+    rng = np.random.default_rng(3)
+    truth = rng.beta(2, 3, 120_000)
+    labels = (rng.random(120_000) < truth).astype(int)
+    whole, inside = classification_metrics(labels, truth), []
+    for i in range(0, 120_000, 600):
+        found = metric_intervals(labels[i : i + 600], truth[i : i + 600], confidence=0.9, rounds=60)
+        inside.append([low <= whole[name] <= high for name, (low, high) in found.items()])
+    assert np.all(np.abs(np.mean(inside, axis=0) - 0.9) < 0.06)
+
+
+def test_the_threshold_is_the_cheapest_of_all():
+    rng = np.random.default_rng(4)
+    for costs in ((1, 1), (1, 9), (5, 1), (0, 1), (1, 0)):
+        scores = rng.integers(0, 8, 60) / 8
+        labels = (rng.random(60) < scores).astype(int)
+        cost = lambda t, s=scores, y=labels, c=costs: (
+            c[0] * ((s >= t) & (y == 0)) + c[1] * ((s < t) & (y == 1))
+        ).mean()
+        threshold, least = best_threshold(labels, scores, *costs)
+        assert (
+            least
+            == pytest.approx(cost(threshold))
+            == pytest.approx(min(map(cost, [*np.unique(scores), np.inf])))
+        )
+    with pytest.raises(DataError, match="costs"):
+        best_threshold(np.array([0, 1]), np.array([0.1, 0.2]), -1, 1)
