@@ -31,6 +31,7 @@ COMMANDS = [
     "approve",
     "reject",
     "gates",
+    "lineage",
     "rollback",
     "retire",
     "audit",

@@ -363,7 +363,7 @@ def _task(run: Run, unit: Unit) -> dict:
 def _lineage(run: Run, unit: Unit) -> dict:
     "Where a result of the step comes from: commit, fingerprints and table versions of everything upstream."
     before = run.pipeline.upstream(unit.step.name)
-    upstream = {u: run.manifests[u] for s in sorted(before) for u in run.units[s]}
+    upstream = {u: run.manifests[u] for s in run.pipeline.steps if s in before for u in run.units[s]}
     outputs = [o for m in upstream.values() for o in m["outputs"].values()]
     tables = [o["about"] for o in outputs if o["kind"] == "version" and o["ref"].startswith("table:")]
     tables += unit.step.tables_read(unit.values).values()
