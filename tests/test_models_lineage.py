@@ -43,7 +43,7 @@ def test_a_version_tells_where_it_comes_from(project):
         "ada",
         {},
     )
-    assert "flights@1" in found.mermaid() and "t1 --> m" in found.mermaid()
+    assert found.mermaid().splitlines()[1] == '  t0[("flights@1")] --> r' and "late 2" in found.mermaid()
 
 
 def test_the_models_that_saw_a_table_are_found(project):
