@@ -438,6 +438,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'mlworkbench/data/checks.py'),
                                          'mlworkbench.data.checks._apart': ('api/data.checks.html#_apart', 'mlworkbench/data/checks.py'),
                                          'mlworkbench.data.checks._broken': ('api/data.checks.html#_broken', 'mlworkbench/data/checks.py'),
+                                         'mlworkbench.data.checks._can_be_tried': ( 'api/data.checks.html#_can_be_tried',
+                                                                                    'mlworkbench/data/checks.py'),
                                          'mlworkbench.data.checks._conditions': ( 'api/data.checks.html#_conditions',
                                                                                   'mlworkbench/data/checks.py'),
                                          'mlworkbench.data.checks._frames': ('api/data.checks.html#_frames', 'mlworkbench/data/checks.py'),

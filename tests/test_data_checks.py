@@ -149,6 +149,22 @@ def test_a_check_that_cannot_be_tried_is_explained():
         check(pl.DataFrame({"a": [1]}), Contract(columns={}, checks=[{"name": "sound", "rule": "b > a"}]))
 
 
+@pytest.mark.parametrize(
+    "rules, said",
+    [
+        ({"type": "string", "matches": "(?=x)x"}, r"rule 'matches \(\?=x\)x' of a can't be tried"),
+        ({"type": "integer", "allowed": ["x"]}, "rule 'one of the allowed values' of a can't be tried"),
+    ],
+)
+def test_a_rule_that_cannot_be_tried_is_named(rules, said):
+    with pytest.raises(DataError, match=said):
+        one(rules, ["x"] if rules["type"] == "string" else [1])
+
+
+def test_numbers_may_stand_for_texts_in_a_contract():
+    assert one({"type": "string", "allowed": [1, 2]}, ["1", "3"]).breaches.rows.tolist() == [1]
+
+
 def test_an_empty_batch_breaks_the_number_of_rows_only():
     found = check(
         pl.DataFrame({"a": []}, schema={"a": pl.Int64}), Contract(columns={"a": {"type": "integer"}})

@@ -113,6 +113,12 @@ def test_mistakes_are_explained(engine):
         readings.facts({"sensors": pd.DataFrame({"about": [], "known": []})})
     with pytest.raises(DataError, match="'readings' was not materialized"):
         online_features(engine, pd.DataFrame({"k": ["a"]}), [readings], now=START)
+    with pytest.raises(DataError, match="is no name for a view"):
+        feature_view(entities=["k"], timestamp="at", name='x"; DROP TABLE y')(lambda t: t)
+    table = pd.DataFrame({"about": at([1]), "known": at([1]), "k": ["a"], "v": [1]}).astype({"k": "str"})
+    materialize(engine, readings, {"sensors": table}, until=START + pd.Timedelta("9h"))
+    with pytest.raises(DataError, match="Two of the views have a feature 'v'"):
+        online_features(engine, pd.DataFrame({"k": ["a"]}), [readings, readings], now=START)
     with pytest.raises(DataError, match="no column 'k'"):
         online_features(engine, pd.DataFrame({"kk": ["a"]}), [readings], now=START)
 

@@ -113,7 +113,8 @@ def _conditions(
         if rules.max is not None:
             yield made("max", f"at most {_plain(rules.max)}", value <= _like(rules.max, schema[name]))
         if rules.allowed is not None:
-            yield made("allowed", "one of the allowed values", value.is_in(rules.allowed))
+            allowed = map(str, rules.allowed) if kind == "string" else rules.allowed
+            yield made("allowed", "one of the allowed values", value.is_in(list(allowed)))
         if rules.matches is not None:
             holds = value.str.contains(f"^(?:{rules.matches})$")
             yield made("matches", f"matches {rules.matches}", holds)
@@ -147,9 +148,28 @@ Broken = list[tuple[_Condition, "pl.Series"]]  # what doesn't hold, and in which
 
 
 def _broken(frame: "pl.DataFrame", conditions: list[_Condition]) -> Broken:
+    import polars as pl
+
     breaks = [(~c.holds).fill_null(False).alias(str(i)) for i, c in enumerate(conditions)]
-    found = frame.lazy().select(breaks).collect()
+    try:
+        found = frame.lazy().select(breaks).collect()
+    except pl.exceptions.PolarsError as err:
+        odd = next(c for c, b in zip(conditions, breaks, strict=True) if not _can_be_tried(frame, b))
+        raise DataError(
+            f"The contract's rule '{odd.rule}'{f' of {odd.column}' if odd.column else ''} can't be tried: {err}",
+            column=odd.column,
+        ) from err
     return [(c, mask.arg_true()) for c, mask in zip(conditions, found, strict=True) if mask.any()]
+
+
+def _can_be_tried(frame: "pl.DataFrame", expression: "pl.Expr") -> bool:
+    import polars as pl
+
+    try:
+        frame.select(expression)
+        return True
+    except pl.exceptions.PolarsError:
+        return False
 
 
 def _apart(frame: "pl.DataFrame", broken: Broken) -> tuple["pl.DataFrame", "pl.DataFrame"]:

@@ -310,6 +310,8 @@ def _rules(found: dict, kind: str, learned: _Learned, name: str) -> dict:
 def _range(low: float, high: float) -> dict:
     "Bounds a tenth of the range outside of what was seen; none of another sign."
     room = (high - low) / 10 or 1.0
+    if not math.isfinite(room):
+        return {}
     scale = 10 ** (math.floor(math.log10(room)))
     low = max(0.0, low - room) if low >= 0 else low - room
     high = min(0.0, high + room) if high <= 0 else high + room

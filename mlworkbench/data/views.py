@@ -10,6 +10,7 @@ __all__ = ['MOST_KEYS', 'FeatureView', 'feature_view', 'views_bytes', 'read_view
 import datetime as dt
 import inspect
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,16 +74,21 @@ def feature_view(
     known: str | None = None,
     name: str | None = None,  # that of the function if not given
 ) -> Callable[[Callable], FeatureView]:
-    "Makes a view of a function whose arguments are named like tables."
+    "Makes a view of a function whose arguments are named like tables. Raises `DataError` for a name that no table can have."
 
     def decorate(compute: Callable) -> FeatureView:
+        named = name or compute.__name__
+        if not re.fullmatch(r"[A-Za-z_]\w{0,49}", named):
+            raise DataError(
+                f"'{named}' is no name for a view: up to 50 letters, digits and _, a letter first."
+            )
         try:
             source = inspect.getsource(compute)
         except OSError:  # typed at a prompt
             source = ""
         tables = tuple(inspect.signature(compute).parameters)
         return FeatureView(
-            name or compute.__name__,
+            named,
             tuple(entities),
             timestamp,
             ttl,
@@ -239,7 +245,11 @@ def online_features(
             picked = (facts.get(k, nothing) for k in keys)
             values = [(r if r[1] >= oldest else nothing)[3:] for r in picked]
             found.append(pd.DataFrame(values, columns=names, index=rows.index))
-    return found[0] if len(found) == 1 else pd.concat(found, axis=1)
+    joined = found[0] if len(found) == 1 else pd.concat(found, axis=1)
+    if not joined.columns.is_unique:
+        twice = joined.columns[joined.columns.duplicated()][0]
+        raise DataError(f"Two of the views have a feature '{twice}'; rename one.", column=twice)
+    return joined
 
 
 def _newest_facts(connection, view: FeatureView, keys: list[str]) -> tuple[list[str], dict[str, tuple]]:
