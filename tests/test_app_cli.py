@@ -31,6 +31,7 @@ COMMANDS = [
     "approve",
     "reject",
     "gates",
+    "card",
     "lineage",
     "rollback",
     "retire",

@@ -48,6 +48,8 @@ class ModelSpec:
     metrics: dict[str, float] = field(default_factory=dict)  # on the hold-out
     baseline: dict[str, float] = field(default_factory=dict)
     slices: list[str] = field(default_factory=list)  # columns whose values are looked at one by one
+    purpose: str = ""  # what it is for, for the model card
+    limits: str = ""  # where it does not hold
 
 
 @dataclass(frozen=True)
