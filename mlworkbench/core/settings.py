@@ -20,7 +20,9 @@ from .errors import ProjectNotFound, SettingsError, did_you_mean
 
 # %% ../../nbs/api/01_core.settings.ipynb #sections
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", defer_build=True
+    )  # built once, when it is first used
 
 
 class ProjectSection(_Section):
