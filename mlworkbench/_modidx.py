@@ -827,6 +827,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'mlworkbench/governance/approvals.py')},
             'mlworkbench.governance.audit': { 'mlworkbench.governance.audit.AuditRow': ( 'api/governance.audit.html#auditrow',
                                                                                          'mlworkbench/governance/audit.py'),
+                                              'mlworkbench.governance.audit._head': ( 'api/governance.audit.html#_head',
+                                                                                      'mlworkbench/governance/audit.py'),
                                               'mlworkbench.governance.audit._locked': ( 'api/governance.audit.html#_locked',
                                                                                         'mlworkbench/governance/audit.py'),
                                               'mlworkbench.governance.audit._remember': ( 'api/governance.audit.html#_remember',

@@ -154,6 +154,14 @@ def test_what_was_cut_off_or_written_anew_is_named(project):
     assert "row 4 is not the one that was recorded" in problem
 
 
+def test_a_log_at_another_address_begins_anew(project):
+    add(project, 3)
+    moved = Settings(root=project.root, audit={"url": "sqlite:///.mlw/other.db"})
+    assert verify_audit(moved) == []
+    add(moved, 1)
+    assert verify_audit(moved) == [] and verify_audit(project) == []
+
+
 def test_the_log_can_be_taken_elsewhere(project):
     add(project, 2, actor='a "quoted", name')
     rows = read_audit(project)

@@ -138,10 +138,15 @@ def record(
 
 def _remember(settings: Settings, row: AuditRow) -> None:
     "Keep number and digest of the newest row outside of the log, so that rows removed from its end are missed."
-    store = Store(settings.resolve(settings.store.url))
-    known = read_record(store, "audit", "head")
+    store, name = _head(settings)
+    known = read_record(store, "audit", name)
     if known is None or known["id"] < row.id:
-        write_record(store, "audit", "head", {"id": row.id, "row": row.digest})
+        write_record(store, "audit", name, {"id": row.id, "row": row.digest})
+
+
+def _head(settings: Settings) -> tuple[Store, str]:
+    "Where that is kept; a log at another address begins anew."
+    return Store(settings.resolve(settings.store.url)), f"head-{digest_of(audit_url(settings).encode())[:12]}"
 
 
 def read_audit(settings: Settings, model: str | None = None) -> list[AuditRow]:
@@ -169,7 +174,8 @@ def verify_audit(settings: Settings) -> list[str]:
     "What is wrong with the project's log: in its chain, and against what the store remembers of its newest row."
     rows = read_audit(settings)
     problems = verify(rows)
-    head = read_record(Store(settings.resolve(settings.store.url)), "audit", "head")
+    store, name = _head(settings)
+    head = read_record(store, "audit", name)
     if head and head["id"] > len(rows):
         last = (
             f"rows {len(rows) + 1} to {head['id']} were"
