@@ -335,7 +335,7 @@ def _twice(stream: Stream, contract: Contract) -> dict[str, "pl.Series"]:
     return {c: duplicates(stream, c) for c in wanted if c in there}
 
 # %% ../../nbs/api/11b_data.checks.ipynb #stream
-BATCH_ROWS = 100_000
+BATCH_ROWS = 75_000
 
 
 def _frames(rows: "pyarrow.RecordBatchReader") -> Iterator["pl.DataFrame"]:

@@ -302,7 +302,7 @@ def _rules(found: dict, kind: str, learned: _Learned, name: str) -> dict:
     if kind != "string" or not found["n"]:
         return {}
     if "sketches" not in found and found["distinct"] <= min(MOST_CATEGORIES, found["n"] / 20):
-        return {"allowed": list(found["counts"])}
+        return {"allowed": sorted(found["counts"])}
     pattern = _pattern(learned.shapes[name])
     return {"matches": pattern} if pattern else {"length": learned.longest[name] * 2 or 1}
 

@@ -69,7 +69,6 @@ MOST_VALUES = 10_000
 def _categorical(counts: dict[str, int], nulls: int) -> dict:
     "Statistics of a column whose values occur so often."
     if len(counts) <= MOST_VALUES:
-        counts = dict(sorted(counts.items()))
         n = sum(counts.values())
         return {"kind": "categorical", "n": n, "nulls": nulls, "distinct": len(counts), "counts": counts}
     from datasketches import frequent_strings_sketch, hll_union
@@ -318,7 +317,7 @@ def profile_parts(
 # %% ../../nbs/api/12_data.profiles.ipynb #keep
 def profile_bytes(made: dict) -> bytes:
     "The profile as a small file: JSON, packed."
-    return gzip.compress(json.dumps(made, separators=(",", ":")).encode(), mtime=0)
+    return gzip.compress(json.dumps(made, separators=(",", ":"), sort_keys=True).encode(), mtime=0)
 
 
 def read_profile(data: bytes) -> dict:
