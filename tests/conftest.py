@@ -89,6 +89,14 @@ def project(home) -> Path:
 
 
 @pytest.fixture
+def own_project(tmp_path, monkeypatch) -> Path:
+    "An empty project, which this process works in as a kernel would."
+    (tmp_path / "settings.ini").write_text("[project]\nname = x\n")
+    monkeypatch.setenv("MLW_PROJECT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
 def make_task() -> Callable[..., dict]:
     return projects.make_task
 

@@ -15,6 +15,7 @@ from mlworkbench.data.checks import (
     contract_path,
     dt,
     infer_contract,
+    json,
     make_contract,
     profile,
     sift_table,
@@ -220,6 +221,17 @@ def test_a_stream_is_judged_as_the_whole_table(monkeypatch):
     assert (streamed.rows, streamed.set_aside) == (n, len(whole.quarantined)) and whole.set_aside > n / 4
     plain = lambda r: r.breaches.drop(columns="examples").sort_values(["column", "rule"]).to_dict("records")
     assert plain(streamed) == plain(whole) and len(whole.breaches) == 6
+
+
+def test_what_is_tagged_later_is_taken_out_of_the_profile_beside_the_contract(tmp_path):
+    project = Settings(root=tmp_path)
+    write_table(project.resolve(project.tables.url), "t", pd.DataFrame({"nick": ["ann", "bob"] * 100}))
+    path = make_contract(project, "t")
+    file = path.with_suffix(".profile.json")
+    assert "ann" in file.read_text()
+    path.write_text(path.read_text().replace("type: string", "type: string, tags: [pii]"))
+    check_table(project, "t")
+    assert "ann" not in file.read_text() and json.loads(file.read_text())["rows"] == 200
 
 
 def test_a_table_is_sifted_into_two_and_a_stop_writes_nothing(tmp_path):

@@ -7,6 +7,7 @@ from mlworkbench.data.contracts import (
     ColumnRules,
     Contract,
     DataError,
+    Freshness,
     adapt_contract,
     as_stream,
     duplicates,
@@ -52,6 +53,27 @@ def test_what_is_inferred_describes_the_columns():
     )
     assert c["delay"].nulls == pytest.approx(0.16) and c["delay"].min < -49 and c["delay"].max > 349
     assert contract.rows.min == 200 and "10.0% missing" in seen["delay"]
+
+
+def test_orders_of_columns_and_how_fresh_they_are_are_proposed():
+    n, start = 300, dt.datetime(2013, 1, 1, tzinfo=dt.UTC)
+    left = [start + dt.timedelta(hours=i) for i in range(n)]
+    frame = pl.DataFrame(
+        {
+            "landed": [t + dt.timedelta(hours=i % 3) if i % 9 else None for i, t in enumerate(left)],
+            "left": left,
+            "booked": [left[(i * 7) % n] for i in range(n)],
+            "fare_low": range(n),
+            "fare_high": [i + i % 2 for i in range(n)],
+            "seats": [2 * i for i in range(n)],
+        }
+    )
+    now = left[-1] + dt.timedelta(hours=6)
+    contract, *_ = infer_contract(as_stream(frame), now)
+    assert {c.rule for c in contract.checks} == {'"left" <= "landed"', '"fare_low" <= "fare_high"'}
+    assert contract.freshness == Freshness(column="landed", within="9h")
+    assert Contract(**yaml.safe_load(render_contract(contract))) == contract
+    assert infer_contract(frame, now + dt.timedelta(days=90))[0].freshness is None
 
 
 def test_nothing_of_what_looks_personal_is_written():

@@ -9,8 +9,6 @@ from mlworkbench.governance.card import (
 )
 
 # %% ../nbs/api/45_governance.card.ipynb #test-card
-import os
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,12 +23,8 @@ ROWS["late"] = (ROWS.a + ROWS.b + RNG.normal(size=3000) > 0).astype(int)
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    for name in [n for n in os.environ if n.startswith(("MLW_", "MLFLOW_", "JPY_"))]:
-        monkeypatch.delenv(name)
-    (tmp_path / "settings.ini").write_text("[project]\nname = x\n[gates]\nbaseline = 0.02\nsoft = baseline\n")
-    monkeypatch.setenv("MLW_PROJECT", str(tmp_path))
-    return Settings(root=tmp_path, gates={"baseline": 0.02, "soft": "baseline"})
+def project(own_project):
+    return Settings(root=own_project, gates={"baseline": 0.02, "soft": "baseline"})
 
 
 def register(columns, holdout=ROWS[1500:], **spec):

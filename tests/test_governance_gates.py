@@ -10,8 +10,6 @@ from mlworkbench.governance.gates import (
 )
 
 # %% ../nbs/api/41_governance.gates.ipynb #test-gates
-import os
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,12 +26,8 @@ ROWS["late"] = (ROWS.a + 0.6 * ROWS.b + RNG.normal(size=4000) > 0).astype(int)
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    for name in [n for n in os.environ if n.startswith(("MLW_", "MLFLOW_", "JPY_"))]:
-        monkeypatch.delenv(name)
-    (tmp_path / "settings.ini").write_text("[project]\nname = x\n")
-    monkeypatch.setenv("MLW_PROJECT", str(tmp_path))
-    return tmp_path
+def project(own_project):
+    return own_project
 
 
 def register(columns=("a", "b"), holdout=ROWS[2000:], spoil=None, **spec):

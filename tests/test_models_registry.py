@@ -13,7 +13,6 @@ from mlworkbench.models.registry import (
     load_views,
     model_names,
     model_versions,
-    os,
     register_model,
 )
 
@@ -27,11 +26,7 @@ SPEC = ModelSpec(["a", "b"], "f", "l", "id", "at", "y", "known", {"auc": 0.7}, {
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    for name in [n for n in os.environ if n.startswith(("MLW_", "MLFLOW_", "JPY_"))]:
-        monkeypatch.delenv(name)
-    (tmp_path / "settings.ini").write_text("[project]\nname = x\n")
-    monkeypatch.setenv("MLW_PROJECT", str(tmp_path))
+def project(own_project):
     return context().settings
 
 

@@ -18,8 +18,6 @@ from mlworkbench.monitoring.months import (
 )
 
 # %% ../nbs/api/62_monitoring.months.ipynb #test-months
-import os
-
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -31,12 +29,8 @@ from mlworkbench.serving.batch import score_month
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(own_project):
     "A model that learned in January; in March its feature moves and its answers turn wrong."
-    for name in [n for n in os.environ if n.startswith(("MLW_", "MLFLOW_", "JPY_"))]:
-        monkeypatch.delenv(name)
-    (tmp_path / "settings.ini").write_text("[project]\nname = x\n")
-    monkeypatch.setenv("MLW_PROJECT", str(tmp_path))
     settings, rng, n = context().settings, np.random.default_rng(0), 4000
     at = pd.date_range("2013-01-01", "2013-04-01", periods=n, tz="UTC").as_unit("us")[:-1]
     march = at >= pd.Timestamp("2013-03-01", tz="UTC")

@@ -12,8 +12,6 @@ from mlworkbench.serving.batch import (
 )
 
 # %% ../nbs/api/54_serving.batch.ipynb #test-batch
-import os
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,11 +24,7 @@ from mlworkbench.pipeline.tracking import mlflow_client
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    for name in [n for n in os.environ if n.startswith(("MLW_", "MLFLOW_", "JPY_"))]:
-        monkeypatch.delenv(name)
-    (tmp_path / "settings.ini").write_text("[project]\nname = x\n")
-    monkeypatch.setenv("MLW_PROJECT", str(tmp_path))
+def project(own_project):
     settings = context().settings
     rng = np.random.default_rng(0)
     rows = pd.DataFrame(

@@ -254,9 +254,15 @@ def diff(a, b) -> None:
     print_diff(diff_runs(store, find_run(store, a), find_run(store, b)))
 
 # %% ../../nbs/api/70_app.cli.ipynb #decide
+_reason = click.option("--reason", required=True, help="Why; it stands in the audit log.")
+_which = click.option(
+    "--version", default="challenger", show_default=True, help="A version's number, or an alias."
+)
+
+
 @main.command(epilog=_example("mlw approve flights --reason 'AUC 0.76 against 0.64 of the baseline'"))
 @click.argument("model")
-@click.option("--reason", required=True, help="Why; it stands in the audit log.")
+@_reason
 @click.option("--version", type=int, help="Only if this version waits.")
 def approve(model, reason, version) -> None:
     "Make the waiting challenger of MODEL its champion."
@@ -265,7 +271,7 @@ def approve(model, reason, version) -> None:
 
 @main.command(epilog=_example("mlw reject flights --reason 'worse at LaGuardia'"))
 @click.argument("model")
-@click.option("--reason", required=True, help="Why; it stands in the audit log.")
+@_reason
 @click.option("--version", type=int, help="Only if this version waits.")
 def reject(model, reason, version) -> None:
     "Turn the waiting challenger of MODEL down."
@@ -281,7 +287,7 @@ def _decide(action: str, model: str, reason: str, version: int | None) -> None:
 
 @main.command(epilog=_example("mlw gates flights", "mlw gates flights --version 3"))
 @click.argument("model")
-@click.option("--version", default="challenger", show_default=True, help="A version's number, or an alias.")
+@_which
 def gates(model, version) -> None:
     "What the gates of settings.ini say of a version of MODEL. Exit code 2 if a hard one is failed."
     from mlworkbench.app.console import new_console, plain_table
@@ -305,7 +311,7 @@ def gates(model, version) -> None:
 
 @main.command(epilog=_example("mlw card flights", "mlw card flights --version 3"))
 @click.argument("model")
-@click.option("--version", default="challenger", show_default=True, help="A version's number, or an alias.")
+@_which
 def card(model, version) -> None:
     "Write the model card of a version of MODEL, as HTML and as Markdown: all that one needs to decide."
     from mlworkbench.app.console import relative
@@ -375,7 +381,7 @@ def lineage(model, version, table, mermaid) -> None:
 
 @main.command(epilog=_example("mlw rollback flights --reason 'alarms since this morning'"))
 @click.argument("model")
-@click.option("--reason", required=True, help="Why; it stands in the audit log.")
+@_reason
 def rollback(model, reason) -> None:
     "Make the champion of MODEL before this one the champion again."
     from mlworkbench.governance import approvals
@@ -386,7 +392,7 @@ def rollback(model, reason) -> None:
 @main.command(epilog=_example("mlw retire flights 3 --reason 'trained on wrong labels'"))
 @click.argument("model")
 @click.argument("version", type=int)
-@click.option("--reason", required=True, help="Why; it stands in the audit log.")
+@_reason
 def retire(model, version, reason) -> None:
     "Take a VERSION of MODEL out of use: it loses its aliases, and no rollback finds it."
     from mlworkbench.governance import approvals

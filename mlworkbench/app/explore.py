@@ -18,7 +18,7 @@ from ..core.store import write_file
 from ..data.privacy import DOTS, personal_columns
 from ..data.profiles import profile_bytes, profile_stream, read_profile, std
 from ..data.relations import Group, Relations, relations
-from ..data.tables import TableVersion, open_table, scan_table, table_version
+from ..data.tables import TableVersion, open_table, scan_table, table_version, write_beside
 from ..pipeline.report import Markup, number, page, table_html
 
 # %% ../../nbs/api/75_app.explore.ipynb #profile
@@ -37,10 +37,9 @@ def table_profile(settings: Settings, reference: str) -> tuple[TableVersion, dic
         made = read_profile(fs.cat_file(path))
         if made["of"] == shown:
             return version, made
+        fs.rm(fs._parent(path), recursive=True)  # those of other versions may hold what is hidden now
     made = profile_stream(scan_table(root, str(version), shown)) | {"of": shown}
-    fs.makedirs(fs._parent(path), exist_ok=True)
-    fs.pipe_file(f"{path}.new", profile_bytes(made))
-    fs.mv(f"{path}.new", path)
+    write_beside(root, version.name, f"profiles/{version.version}.json.gz", profile_bytes(made))
     return version, made
 
 # %% ../../nbs/api/75_app.explore.ipynb #histogram

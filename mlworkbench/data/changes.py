@@ -13,12 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import fsspec
 import pyarrow as pa
 
 from ..core.errors import DataError, did_you_mean
 from ..core.settings import user_name
-from .tables import TAG, TableVersion, open_table, parse_table, table_tags, table_version
+from mlworkbench.data.tables import (
+    TAG,
+    TableVersion,
+    open_table,
+    parse_table,
+    table_tags,
+    table_version,
+    write_beside,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -78,10 +85,7 @@ def tag_table(root: str, reference: str, tag: str) -> TableVersion:
     if not re.fullmatch(TAG, tag):
         raise DataError(f"'{tag}' is no tag: a letter first, then letters, digits, _ . and -.", tag=tag)
     version = table_version(root, reference)
-    fs, path = fsspec.core.url_to_fs(f"{root}/{version.name}/_mlw/tags/{tag}")
-    fs.makedirs(fs._parent(path), exist_ok=True)
-    fs.pipe_file(f"{path}.new", str(version.version).encode())
-    fs.mv(f"{path}.new", path)
+    write_beside(root, version.name, f"tags/{tag}", str(version.version).encode())
     return version
 
 

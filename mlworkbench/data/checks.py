@@ -26,6 +26,7 @@ from mlworkbench.data.contracts import (
     duplicates,
     infer_contract,
     kind_of_column,
+    moment,
     read_contract,
     write_contract,
 )
@@ -221,7 +222,8 @@ class _Findings:
             self.nulls[name] = self.nulls.get(name, 0) + frame[name].null_count()
         fresh = self.contract.freshness
         if fresh and fresh.column in self.kinds:
-            self.newest = max(filter(None, (self.newest, _moment(frame[fresh.column].max()))), default=None)
+            newest = frame[fresh.column].max()
+            self.newest = max(filter(None, (self.newest, newest and moment(newest))), default=None)
         broken = _broken(frame, self.conditions)
         self._count(frame, broken)
         self._profile(frame)
@@ -306,13 +308,6 @@ class _Findings:
 
 _EXAMPLES = 3
 
-
-def _moment(value: dt.date | dt.datetime | None) -> dt.datetime | None:
-    "A day or time as a moment in UTC."
-    if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
-        value = dt.datetime(value.year, value.month, value.day)
-    return value.replace(tzinfo=dt.UTC) if value is not None and not value.tzinfo else value
-
 # %% ../../nbs/api/11b_data.checks.ipynb #check
 def check(
     data,  # pandas, Arrow or polars, shape (n_rows, n_columns)
@@ -372,10 +367,16 @@ def contract_path(settings: Settings, table: str) -> Path:
     return settings.contracts / f"{parse_table(table)[0]}.yaml"
 
 
-def reference_profile(contract: Path) -> dict | None:
-    "The profile beside the contract; None if there is none."
-    path = contract.with_suffix(".profile.json")
-    return json.loads(path.read_text()) if path.exists() else None
+def reference_profile(path: Path, contract: Contract) -> dict | None:
+    "The profile beside the contract at `path`; None if there is none. Columns that were tagged `pii` since are taken out of the file."
+    file = path.with_suffix(".profile.json")
+    if not file.exists():
+        return None
+    made = json.loads(file.read_text())
+    if set(made["columns"]).intersection(contract.tagged(PERSONAL)):
+        write_reference(path, contract, made)
+        made = json.loads(file.read_text())
+    return made
 
 
 def table_stream(settings: Settings, table: str) -> Stream:
@@ -404,7 +405,8 @@ def make_contract(settings: Settings, table: str, force: bool = False) -> Path:
 def write_reference(path: Path, contract: Contract, made: dict) -> None:
     "Write the profile of the columns that the contract watches for drift, beside the contract."
     personal = contract.tagged(PERSONAL)
-    watched = {c: p for c, p in made["columns"].items() if contract.columns[c].drift and c not in personal}
+    kept = {c for c, r in contract.columns.items() if r.drift and c not in personal}
+    watched = {c: p for c, p in made["columns"].items() if c in kept}
     write_file(path.with_suffix(".profile.json"), json.dumps(made | {"columns": watched}).encode())
 
 
@@ -412,7 +414,7 @@ def check_table(settings: Settings, table: str, contract: Path | None = None) ->
     "A version of a table against its contract, or another one."
     path = contract or contract_path(settings, table)
     stream, rules = table_stream(settings, table), read_contract(path)
-    return check_stream(stream, rules, reference_profile(path), show_personal=settings.sees_pii)
+    return check_stream(stream, rules, reference_profile(path, rules), show_personal=settings.sees_pii)
 
 # %% ../../nbs/api/11b_data.checks.ipynb #sift
 def sift_table(

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Level', 'ROW_RULES', 'RULES', 'Stream', 'IN_MEMORY', 'MOST_SHAPES', 'MOST_CATEGORIES', 'ColumnRules', 'RowBounds',
            'Freshness', 'RowCheck', 'Contract', 'read_contract', 'as_frame', 'as_stream', 'kind_of_column',
-           'duplicates', 'infer_contract', 'adapt_contract', 'render_contract', 'write_contract', 'edit_contract']
+           'duplicates', 'moment', 'infer_contract', 'adapt_contract', 'render_contract', 'write_contract',
+           'edit_contract']
 
 # %% ../../nbs/api/11_data.contracts.ipynb #imports
 import datetime as dt
@@ -221,13 +222,40 @@ class _Learned:
         self.times: dict[str, tuple] = {}
         self.shapes: dict[str, set[str]] = {}
         self.longest: dict[str, int] = {}
+        self.orders: dict[tuple[str, str], tuple[int, int, int]] = {}  # rows with both, below, above
 
     def watch(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         "The batches, each looked at."
         for batch in batches:
-            for column in as_frame(batch):
+            frame = as_frame(batch)
+            for column in frame:
                 self._look(column)
+            for a, b in _counterparts(frame.schema):
+                self._compare(frame, a, b)
             yield batch
+
+    def _compare(self, frame: "pl.DataFrame", a: str, b: str) -> None:
+        both = frame.select(a, b).drop_nulls()
+        seen, less, more = self.orders.get((a, b), (0, 0, 0))
+        counts = int((both[a] < both[b]).sum()), int((both[a] > both[b]).sum())
+        self.orders[a, b] = (seen + len(both), less + counts[0], more + counts[1])
+
+    def checks(self) -> Iterator[RowCheck]:
+        "Orders of two columns that all of many rows keep."
+        for (a, b), (seen, less, more) in self.orders.items():
+            if seen >= 100 and (less == 0) != (more == 0):
+                first, last = (a, b) if less else (b, a)
+                rule = " <= ".join('"' + name.replace('"', '""') + '"' for name in (first, last))
+                yield RowCheck(name=f"{first} is not above {last}", rule=rule, level="warn")
+
+    def freshness(self, now: dt.datetime) -> Freshness | None:
+        "Twice the age that the newest value has now; nothing for a table of the past."
+        ages = {name: now - moment(high) for name, (_, high) in self.times.items() if moment(high) <= now}
+        if not ages or min(ages.values()) > dt.timedelta(days=60):
+            return None
+        column = min(ages, key=ages.get)
+        hours = math.ceil(2 * ages[column] / dt.timedelta(hours=1)) + 1
+        return Freshness(column=column, within=f"{hours}h" if hours <= 72 else f"{math.ceil(hours / 24)}d")
 
     def _look(self, column: "pl.Series") -> None:
         name, kind = column.name, kind_of_column(column.dtype)
@@ -249,6 +277,36 @@ class _Learned:
                 shapes |= set(text.unique().head(MOST_SHAPES + 1))
 
 
+_ENDS = [
+    ("min", "max"),
+    ("low", "high"),
+    ("start", "end"),
+    ("begin", "end"),
+    ("from", "to"),
+    ("first", "last"),
+]
+
+
+def _counterparts(schema: "pl.Schema") -> Iterator[tuple[str, str]]:
+    "Pairs of columns that could be in order: all of times, and of numbers those named as two ends of something."
+    kinds = {name: kind_of_column(dtype) for name, dtype in schema.items()}
+    times = [n for n, k in kinds.items() if k in ("date", "timestamp")]
+    yield from ((a, b) for a, b in itertools.combinations(times, 2) if schema[a] == schema[b])
+    for name in (n for n, k in kinds.items() if k in ("integer", "number")):
+        words = name.split("_")
+        for low, high in _ENDS:
+            other = "_".join(high if w == low else w for w in words)
+            if other != name and kinds.get(other) in ("integer", "number"):
+                yield name, other
+
+
+def moment(value: dt.date | dt.datetime) -> dt.datetime:
+    "A day or time as a moment in UTC."
+    if not isinstance(value, dt.datetime):
+        value = dt.datetime(value.year, value.month, value.day)
+    return value if value.tzinfo else value.replace(tzinfo=dt.UTC)
+
+
 MOST_SHAPES = 3
 _SHAPES = {"[A-Z]+": ("[A-Z]+", "\x01"), "[a-z]+": ("[a-z]+", "\x02"), r"\d+": ("[0-9]+", "\x03")}
 
@@ -267,7 +325,7 @@ def _pattern(shapes: set[str]) -> str | None:
 MOST_CATEGORIES = 50
 
 
-def infer_contract(data) -> tuple[Contract, dict[str, str], dict]:
+def infer_contract(data, now: dt.datetime | None = None) -> tuple[Contract, dict[str, str], dict]:
     """A contract that `data` keeps; what was seen, column by column, in words; the profile.
 
     `data` is a table of pandas, Arrow or polars, or a `Stream`, for what is larger than memory.
@@ -292,7 +350,8 @@ def infer_contract(data) -> tuple[Contract, dict[str, str], dict]:
             rules["drift"] = 0.1
         columns[name] = ColumnRules(**rules, level="stop" if "unique" in rules else "warn")
         seen[name] = _words(found, learned, name, made["rows"], is_personal)
-    return Contract(columns=columns, rows=RowBounds(min=max(1, made["rows"] // 2))), seen, made
+    rows, fresh = RowBounds(min=max(1, made["rows"] // 2)), learned.freshness(now or dt.datetime.now(dt.UTC))
+    return Contract(columns=columns, rows=rows, freshness=fresh, checks=list(learned.checks())), seen, made
 
 # %% ../../nbs/api/11_data.contracts.ipynb #infer-parts
 def _rules(found: dict, kind: str, learned: _Learned, name: str) -> dict:
@@ -315,7 +374,8 @@ def _range(low: float, high: float) -> dict:
     scale = 10 ** (math.floor(math.log10(room)))
     low = max(0.0, low - room) if low >= 0 else low - room
     high = min(0.0, high + room) if high <= 0 else high + room
-    return {"min": math.floor(low / scale) * scale, "max": math.ceil(high / scale) * scale}
+    short = lambda value: float(f"{value * scale:.12g}")
+    return {"min": short(math.floor(low / scale)), "max": short(math.ceil(high / scale))}
 
 
 def _may_be_key(found: dict, kind: str, rows: int) -> bool:
