@@ -35,6 +35,9 @@ bench-engine: $(ENV)  ## how fast the engine is beside papermill, ploomber and d
 bench-data: $(ENV)  ## how fast tables are checked, profiled and joined beside other tools
 	@$(BIN)/python benchmarks/data.py
 
+bench-tuning: $(ENV)  ## whether a search beats a default model on flights, and how long it takes
+	@$(BIN)/python benchmarks/tuning.py
+
 check: $(ENV)  ## what a commit must pass: clean, export without a diff, lint, test
 	@$(BIN)/nbdev-clean
 	@$(BIN)/nbdev-export
@@ -48,4 +51,4 @@ lab: $(ENV)  ## open JupyterLab
 dashboards: $(ENV)  ## open the Voila pages
 	@$(BIN)/mlw dashboards
 
-.PHONY: help install demo test chaos bench-engine check lab dashboards
+.PHONY: help install demo test chaos bench-engine bench-data bench-tuning check lab dashboards

@@ -138,6 +138,15 @@ def settings(tmp_path_factory) -> Settings:
     return Settings(root=root, kernels={"preload": "numpy, pandas, matplotlib.pyplot, ipywidgets"})
 
 
+def test_what_processes_print_is_never_late(settings, monkeypatch):
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    shout = "import os, subprocess\nfor i in range(20):\n    os.write(1, ('ä' * 999 + '\\n').encode())\nsubprocess.run(['echo', 'last'])\nNone"
+    cells = in_process(make_task(settings, *[shout] * 30, folder="deep"), settings).cells
+    for cell in (c for c in cells if c.cell_type == "code" and "subprocess" in c.source):
+        text = "".join(o.text for o in cell.outputs)
+        assert text.endswith("last\n") and text.count("ä") == 20 * 999 and "\ufffd" not in text
+
+
 @pytest.mark.parametrize("name", CORPUS)
 def test_the_notebook_is_that_of_a_kernel_of_its_own(name, settings, monkeypatch):
     monkeypatch.delenv(

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 # %% auto #0
 __all__ = ['WorkbenchError', 'SettingsError', 'ProjectNotFound', 'StoreError', 'ArtifactMissing', 'ArtifactDamaged', 'DataError',
            'TableNotFound', 'ContractBroken', 'PipelineError', 'NotebookError', 'ParameterError', 'InputError',
-           'CycleError', 'StepFailed', 'KernelDied', 'ModelNotFound', 'ApprovalRefused', 'RoleMissing', 'did_you_mean']
+           'CycleError', 'StepFailed', 'KernelDied', 'ModelNotFound', 'ModelError', 'SearchFailed', 'NotPortable',
+           'ApprovalRefused', 'RoleMissing', 'did_you_mean']
 
 # %% ../../nbs/api/00_core.errors.ipynb #root
 class WorkbenchError(Exception):
@@ -94,6 +95,18 @@ class KernelDied(WorkbenchError, RuntimeError):
 
 class ModelNotFound(WorkbenchError, LookupError):
     "No model, version or alias has this name."
+
+
+class ModelError(WorkbenchError, RuntimeError):
+    "A model can't be made or used as asked."
+
+
+class SearchFailed(ModelError):
+    "No trial of a search came to an end."
+
+
+class NotPortable(ModelError):
+    "No ONNX model could be made that gives the same answers."
 
 
 class ApprovalRefused(WorkbenchError, PermissionError):

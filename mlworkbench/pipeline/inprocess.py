@@ -4,7 +4,10 @@
 # outputs is untouched. Only the road between them is short: no ZeroMQ, no polling, no waiting for a shutdown. One a process.
 
 import asyncio
+import codecs
 import inspect
+import os
+import select
 import sys
 import threading
 from collections import deque
@@ -12,7 +15,7 @@ from queue import Empty
 from types import SimpleNamespace
 
 from ipykernel.inprocess.socket import DummySocket
-from ipykernel.iostream import IOPubThread
+from ipykernel.iostream import IOPubThread, OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.session import Session
@@ -63,10 +66,39 @@ class Kernel(IPythonKernel):
         pass
 
 
+class Stream(OutStream):
+    "An output stream that can tell when all has arrived that processes, and code below Python, wrote to its descriptor."
+
+    def __init__(self, *args, **kwargs):
+        self.arriving = threading.Lock()
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        super().__init__(*args, **kwargs)
+
+    def _watch_pipe_fd(self):
+        arrivals = select.poll()
+        arrivals.register(self._fid, select.POLLIN)
+        while self._should_watch:
+            arrivals.poll()
+            self.drain()
+
+    def drain(self) -> None:
+        "Take what has arrived."
+        if self._fid is None:
+            return
+        arrivals = select.poll()
+        arrivals.register(self._fid, select.POLLIN)
+        with self.arriving:
+            while arrivals.poll(0) and self._should_watch:
+                data = os.read(self._fid, 65536)
+                self.write(self.decoder.decode(data))
+                os.write(self._original_stdstream_copy, data)
+
+
 class KernelApp(IPKernelApp):
     "Sets the kernel up as ipykernel does, but for sockets, connection file and watching a parent."
 
     kernel_class = Kernel
+    outstream_class = f"{__name__}.Stream"
     quiet = True
 
     @default("session")
@@ -179,6 +211,8 @@ class InProcessKernel:
             kernel.post_handler_hook()
         await asyncio.sleep(0)  # tasks that the cell started get their turn
         for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, Stream):  # a cell may have put another one there
+                stream.drain()
             stream.flush()
         kernel._publish_status("idle", "shell")
         return request["header"]["msg_id"]
