@@ -48,7 +48,7 @@ def flights(root: Path, every: int):
 def main() -> int:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--every", type=int, default=1, help="keep each n-th flight")
-    ask.add_argument("--budget", default="4m", help="time after which no trial begins")
+    ask.add_argument("--budget", default="3m45s", help="time after which no trial begins")
     ask.add_argument("--seed", type=int, default=0)
     options = ask.parse_args()
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores")

@@ -60,6 +60,20 @@ def test_a_later_one_is_compared_with_the_champion(project):
     assert ["feature", "new", "b"] in card.parts["What changed since version 1"][1]
 
 
+def test_groups_and_tests_of_behaviour_are_shown(project):
+    tests = [{"test": "it rises with a", "passed": True, "words": "0 rows"}]
+    card = make_card(project, register(["a"], protected=["k", "z"], threshold=0.4, behaviour=tests))
+    titles, groups = card.parts["Is it fair by k?"]
+    assert titles[2] == "acted upon (from 0.4)" and [g[0] for g in groups] == [
+        "<z>",
+        "x|y",
+        "largest difference",
+    ]
+    assert card.parts["Is it fair by z?"].startswith("It can't be told")
+    assert card.parts["How it must behave"][1] == [["it rises with a", "passed", "0 rows"]]
+    assert "```mermaid" in card.markdown() and "<svg" in card.html().decode()
+
+
 def test_what_was_not_registered_is_said(project):
     card = make_card(project, register(["a"], holdout=None))
     assert (

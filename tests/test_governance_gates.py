@@ -7,9 +7,12 @@ from mlworkbench.governance.gates import (
     Settings,
     judge,
     kept_verdict,
+    mlflow_client,
 )
 
 # %% ../nbs/api/41_governance.gates.ipynb #test-gates
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,6 +25,7 @@ from mlworkbench.models.registry import ModelSpec, find_version, register_model
 
 RNG = np.random.default_rng(0)
 ROWS = pd.DataFrame(RNG.normal(size=(4000, 2)), columns=["a", "b"]).assign(k=RNG.choice(["x", "y"], 4000))
+ROWS["is_x"] = (ROWS.k == "x").astype(float)
 ROWS["late"] = (ROWS.a + 0.6 * ROWS.b + RNG.normal(size=4000) > 0).astype(int)
 
 
@@ -30,10 +34,12 @@ def project(own_project):
     return own_project
 
 
-def register(columns=("a", "b"), holdout=ROWS[2000:], spoil=None, **spec):
+def register(columns=("a", "b"), holdout=ROWS[2000:], spoil=None, favour=None, **spec):
     train = ROWS[:2000]
     if spoil is not None:
         train = train.assign(late=np.where(train.k == spoil, 1 - train.late, train.late))
+    if favour is not None:
+        train = train.assign(late=np.where(train.k == favour, 1, train.late))
     model = LogisticRegression().fit(train[list(columns)], train.late)
     told = {"metrics": {"auc": 0.8}, "baseline": {"auc": 0.5}, "slices": ["k"]} | spec
     made = ModelSpec(list(columns), "f", "l", "id", "at", "late", "known", **told)
@@ -73,6 +79,49 @@ def test_each_gate_passes_and_fails_where_it_should(project):
     }
     assert verdicts(gates(project, latency=1e-6), same) == {"latency": False}
     assert verdicts(gates(project, champion=0.01), register(holdout=None)) == {"champion": False}
+
+
+def test_groups_size_behaviour_and_card_are_judged(project):
+    told = {"purpose": "to warn", "limits": "none known", "protected": ["k"], "threshold": 0.5}
+    fair, unfair = register(**told), register(["a", "is_x"], favour="x", **told)
+    every = gates(project, parity=0.1, opportunity=0.1, calibration=0.1, size=1.0, card=True)
+    assert verdicts(every, fair) == dict.fromkeys(
+        ["card", "size", "parity", "opportunity", "calibration"], True
+    )
+    assert {n for n, ok in verdicts(every, unfair).items() if not ok} == {
+        "parity",
+        "opportunity",
+        "calibration",
+    }
+    bare = register()
+    found = {r.gate: r.words for r in judge(gates(project, parity=0.1, behaviour=True, card=True), bare)}
+    assert found["card"] == "it lacks purpose, limits" and "no protected columns" in found["parity"]
+    assert "no tests of behaviour" in found["behaviour"]
+    shaky = register(behaviour=[{"test": "it rises with a", "passed": False, "words": "9 rows"}])
+    (found,) = judge(gates(project, behaviour=True), shaky)
+    assert (found.passed, found.words) == (False, "it rises with a: 9 rows")
+    assert verdicts(gates(project, size=1e-4), fair) == {"size": False}
+
+
+def test_the_tables_it_comes_from_must_keep_their_contracts(project):
+    from mlworkbench.data.tables import write_table
+
+    settings = gates(project, contract=True)
+    root = settings.resolve(settings.tables.url)
+    write_table(root, "t", pd.DataFrame({"a": [1, 2]}))
+    write_table(root, "t", pd.DataFrame({"a": [1, -2]}))
+    version = register()
+
+    def saw(tables):
+        mlflow_client(settings).set_model_version_tag("m", "1", "mlw.tables", json.dumps(tables))
+        return judge(settings, find_version(settings, "m", str(version.version)))[0]
+
+    assert "none of the tables it comes from (t) has a contract" in saw({"t": 0}).words
+    settings.contracts.mkdir(parents=True)
+    (settings.contracts / "t.yaml").write_text("columns:\n  a: {type: integer, min: 0, level: stop}\n")
+    assert saw({"t": 0}).words == "kept by t@0"
+    broken = saw({"t": 1})
+    assert not broken.passed and broken.words.startswith("t@1 breaks its contract:") and "a" in broken.words
 
 
 def test_a_slice_that_got_worse_is_named(project):

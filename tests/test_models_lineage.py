@@ -10,6 +10,7 @@ from mlworkbench.models.lineage import (
     model_names,
     model_versions,
     models_of_table,
+    with_predictions,
 )
 
 # %% ../nbs/api/34_models.lineage.ipynb #test-lineage
@@ -44,6 +45,22 @@ def test_a_version_tells_where_it_comes_from(project):
         {},
     )
     assert found.mermaid().splitlines()[1] == '  t0[("flights@1")] --> r' and "late 2" in found.mermaid()
+
+
+def test_what_a_version_has_predicted_is_part_of_the_picture(project):
+    root = project.resolve(project.tables.url)
+    write_table(
+        root, "late_predictions", pd.DataFrame({"model_version": [1, 2, 2], "probability": [0.1, 0.2, 0.3]})
+    )
+    first, second = (
+        with_predictions(project, lineage_of(v)) for v in reversed(model_versions(project, "late"))
+    )
+    assert (first.predictions, second.predictions) == ({"late_predictions": 1}, {"late_predictions": 2})
+    assert 'm --> p0[("late_predictions<br>2 predictions")]' in second.mermaid()
+    drawn = second.svg()
+    assert drawn.count("<rect") == 5 and drawn.count("<path") == 4 and "2 predictions" in drawn
+    other = with_predictions(project, lineage_of(model_versions(project, "cancelled")[0]))
+    assert other.predictions == {} and other.svg().count("<rect") == 4
 
 
 def test_the_models_that_saw_a_table_are_found(project):

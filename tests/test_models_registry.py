@@ -4,16 +4,21 @@
 
 # %% auto #0
 from mlworkbench.models.registry import (
+    ModelError,
     ModelNotFound,
     ModelSpec,
+    NotPortable,
     Path,
     context,
     find_version,
+    load_onnx,
     load_version,
     load_views,
     model_names,
     model_versions,
+    open_onnx,
     register_model,
+    version_folder,
 )
 
 # %% ../nbs/api/31_models.registry.ipynb #test-registry
@@ -68,6 +73,44 @@ def test_a_model_is_saved_without_pickle(project):
     assert any(f.endswith(".skops") for f in files) and not any(
         f.endswith((".pkl", ".pickle", ".joblib")) for f in files
     )
+
+
+def test_the_same_model_lies_beside_it_as_onnx(project):
+    version = register(holdout=ROWS.assign(y=[0, 1, 0, 1]))
+    found = find_version(project, "m", str(version.version))
+    assert found.tags["mlw.onnx"].startswith("yes: the same answers")
+    wanted = load_version(project, found).model.predict_proba(ROWS)[:, 1]
+    assert open_onnx(load_onnx(project, found)).answers(ROWS) == pytest.approx(wanted, abs=1e-12)
+
+
+class Odd(LogisticRegression):
+    "An estimator that neither skops nor ONNX knows."
+
+
+def test_a_pickle_is_loaded_only_where_settings_allow_it(project):
+    odd = Odd().fit(ROWS, [0, 1, 0, 1])
+    register_model(odd, "odd", SPEC, ROWS, {"columns": {}}, {"columns": {}})
+    version = find_version(project, "odd", "1")
+    with pytest.raises(ModelError, match=r"saved as a pickle, which may run any code .* pickle = yes"):
+        load_version(project, version)
+    with pytest.raises(NotPortable, match="'odd' version 1 has no ONNX model: Odd has no ONNX graph here"):
+        load_onnx(project, version)
+    allowed = project.model_copy(update={"models": type(project.models)(pickle=True)})
+    assert load_version(allowed, version).model.predict(ROWS).tolist() == [0, 1, 0, 1]
+
+
+def test_a_version_that_asks_to_trust_other_types_is_not_loaded(project):
+    version = register()
+    file = version_folder(project, version) / "MLmodel"
+    file.write_text(
+        file.read_text().replace("skops_trusted_types: []", "skops_trusted_types: [builtins.eval]")
+    )
+    if "builtins.eval" not in file.read_text():
+        file.write_text(
+            file.read_text().replace("skops_trusted_types:", "skops_trusted_types:\n    - builtins.eval")
+        )
+    with pytest.raises(ModelError, match=r"holds builtins\.eval"):
+        load_version(project, version)
 
 
 def test_views_travel_with_the_model_and_are_loaded_only_when_asked_for(project):

@@ -16,11 +16,15 @@ def _example(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _root() -> str:
-    "URL of the project's tables."
+def _settings():
     from mlworkbench.core.settings import read_settings
 
-    settings = read_settings()
+    return read_settings()
+
+
+def _root() -> str:
+    "URL of the project's tables."
+    settings = _settings()
     return settings.resolve(settings.tables.url)
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'ProjectSection', 'StoreSection', 'TablesSection', 'TrackingSection', 'AuditSection', 'FeaturesSection',
-           'RolesSection', 'ApprovalsSection', 'GatesSection', 'KernelsSection', 'EngineSection', 'MonitorSection',
-           'Settings', 'find_project', 'read_settings', 'user_name']
+           'RolesSection', 'ApprovalsSection', 'ModelsSection', 'NotifySection', 'GatesSection', 'KernelsSection',
+           'EngineSection', 'MonitorSection', 'Settings', 'find_project', 'read_settings', 'user_name']
 
 # %% ../../nbs/api/01_core.settings.ipynb #imports
 import configparser
@@ -91,6 +91,25 @@ class ApprovalsSection(_Section):
     days: float = Field(30.0, gt=0, description="days after which a request that nobody decided expires")
 
 
+class ModelsSection(_Section):
+    "Models in the registry."
+
+    pickle: bool = Field(
+        False, description="load models that skops can't hold; their pickle may run any code on this machine"
+    )
+
+
+class NotifySection(_Section):
+    "Whom to tell of requests, decisions and refusals; addresses with a password stand in the environment, as env:NAME."
+
+    webhook: str = Field("", description="URL that gets JSON as Slack takes it, or env:NAME")
+    mail: str = Field("", description="addresses that get an e-mail, separated by commas")
+    sender: str = Field("", description="address that e-mails come from")
+    smtp: str = Field(
+        "", description="mail server, as smtp://host:port, smtps://user:password@host, or env:NAME"
+    )
+
+
 class GatesSection(_Section):
     "What a version must show before it can be approved; a threshold that is not set is off."
 
@@ -98,6 +117,19 @@ class GatesSection(_Section):
     champion: float | None = Field(None, ge=0, description="AUC it may lose against the champion, at most")
     slices: float | None = Field(None, ge=0, description="AUC that any slice may lose, at most")
     latency: float | None = Field(None, gt=0, description="milliseconds for a row, at most")
+    size: float | None = Field(None, gt=0, description="megabytes of the saved model, at most")
+    parity: float | None = Field(
+        None, ge=0, le=1, description="difference between groups in how often it acts, at most"
+    )
+    opportunity: float | None = Field(
+        None, ge=0, le=1, description="difference between groups in the share of true ones it finds, at most"
+    )
+    calibration: float | None = Field(
+        None, ge=0, le=1, description="distance in any group of mean probability and rate, at most"
+    )
+    contract: bool = Field(False, description="the tables it comes from must keep their contracts")
+    behaviour: bool = Field(False, description="its tests of behaviour must have passed")
+    card: bool = Field(False, description="its card must say all that people need to decide")
     reproducible: bool = Field(False, description="it must be made by a run, of committed code")
     soft: str = Field("", description="gates that only warn, separated by commas")
 
@@ -161,6 +193,8 @@ class Settings(_Section):
     roles: RolesSection = RolesSection()
     approvals: ApprovalsSection = ApprovalsSection()
     gates: GatesSection = GatesSection()
+    models: ModelsSection = ModelsSection()
+    notify: NotifySection = NotifySection()
     monitor: MonitorSection = MonitorSection()
 
     def resolve(self, url: str) -> str:

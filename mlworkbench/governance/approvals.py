@@ -14,6 +14,7 @@ from ..core.errors import ApprovalRefused
 from ..core.settings import Settings, user_name
 from .audit import AuditRow, read_audit, record
 from .gates import judge, keep_verdict, refusals
+from .notifications import notify
 from .roles import require_role
 from ..models.registry import CHALLENGER, CHAMPION, ModelVersion, model_names, model_versions
 from ..pipeline.tracking import mlflow_client
@@ -82,7 +83,7 @@ def _decide(
         if action == "approve":
             client.set_registered_model_alias(model, CHAMPION, str(challenger.version))
         try:
-            client.set_model_version_tag(model, str(challenger.version), "mlw.decision", f"{action}d")
+            client.set_model_version_tag(model, str(challenger.version), "mlw.decision", _PAST[action])
             client.delete_registered_model_alias(model, CHALLENGER)
         except Exception:
             if action == "approve":  # back to what it was: a decision that isn't recorded must not stand
@@ -92,18 +93,31 @@ def _decide(
                     client.delete_registered_model_alias(model, CHAMPION)
             raise
 
-    return record(settings, actor, action, model, under_lock, move)
+    return _tell(settings, record(settings, actor, action, model, under_lock, move))
+
+
+def _tell(settings: Settings, row: AuditRow) -> AuditRow:
+    "The row, after those who want to know of it were told."
+    facts = {
+        "model": row.model,
+        "version": row.version,
+        "actor": row.actor,
+        "reason": row.reason,
+        "row": row.id,
+    }
+    notify(settings, f"model_{row.action}", f"{outcome(row)} {row.reason}", facts)
+    return row
 
 
 _PAST = {"approve": "approved", "reject": "rejected", "rollback": "went back to", "retire": "retired"}
 
 
 def _require_fresh(settings: Settings, challenger: ModelVersion) -> None:
-    days = (time.time() - challenger.created) / 86400
+    days = (time.time() - float(challenger.tags.get("mlw.requested", challenger.created))) / 86400
     if days > settings.approvals.days:
         raise ApprovalRefused(
             f"The request of '{challenger.name}' version {challenger.version} is {days:.0f} days old and has expired; requests hold "
-            f"{settings.approvals.days:g} days (settings.ini, section [approvals]). Run its pipeline again to register it anew.",
+            f"{settings.approvals.days:g} days (settings.ini, section [approvals]). Ask again with mlw request {challenger.name}.",
             model=challenger.name,
         )
 
@@ -236,7 +250,7 @@ def _act(settings: Settings, action: str, model: str, reason: str, actor: str | 
         moves.append(move)
         return version, reason.strip(), about
 
-    return record(settings, actor, action, model, under_lock, lambda: moves[0]())
+    return _tell(settings, record(settings, actor, action, model, under_lock, lambda: moves[0]()))
 
 # %% ../../nbs/api/42_governance.approvals.ipynb #behind
 def behind_its_back(settings: Settings) -> list[str]:

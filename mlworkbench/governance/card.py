@@ -9,11 +9,13 @@ __all__ = ['Table', 'Card', 'make_card']
 import html
 from dataclasses import dataclass, field
 
+from ..core.errors import DataError
 from ..core.settings import Settings
 from .gates import GateResult, judge
 from ..models.comparison import compare, compare_slices
 from ..models.evaluation import classification_metrics, metric_intervals, metrics_by_slice
-from ..models.lineage import Lineage, lineage_of
+from ..models.fairness import fairness
+from ..models.lineage import Lineage, lineage_of, with_predictions
 from mlworkbench.models.registry import (
     CHAMPION,
     LoadedModel,
@@ -22,6 +24,7 @@ from mlworkbench.models.registry import (
     load_version,
     model_versions,
 )
+from ..models.slices import worst_slices
 from ..pipeline.report import number, page, short_commit, table_html
 
 # %% ../../nbs/api/45_governance.card.ipynb #card
@@ -33,7 +36,7 @@ class Card:
     "A model card as tables and paragraphs, before it becomes HTML or Markdown."
 
     title: str
-    parts: dict[str, str | Table] = field(default_factory=dict)
+    parts: dict[str, str | Table | Lineage] = field(default_factory=dict)
 
     def markdown(self) -> str:
         "The card as Markdown."
@@ -41,8 +44,8 @@ class Card:
         escape = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
         for heading, part in self.parts.items():
             lines += [f"## {heading}", ""]
-            if isinstance(part, str):
-                lines += [part, ""]
+            if isinstance(part, str | Lineage):
+                lines += [part if isinstance(part, str) else f"```mermaid\n{part.mermaid()}```", ""]
                 continue
             titles, rows = part
             lines += [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
@@ -53,18 +56,25 @@ class Card:
         "The card as a page that needs nothing else."
         body = [f"<h1>{html.escape(self.title)}</h1>"]
         for heading, part in self.parts.items():
-            text = f"<p>{html.escape(part)}</p>" if isinstance(part, str) else table_html(*part)
+            if isinstance(part, Lineage):
+                text = part.svg()
+            else:
+                text = f"<p>{html.escape(part)}</p>" if isinstance(part, str) else table_html(*part)
             body.append(f"<h2>{html.escape(heading)}</h2>{text}")
         return page(self.title, "".join(body))
 
 # %% ../../nbs/api/45_governance.card.ipynb #make
-def make_card(settings: Settings, version: ModelVersion) -> Card:
+def make_card(
+    settings: Settings,
+    version: ModelVersion,
+    gates: list[GateResult] | None = None,  # what they said; asked if not given
+) -> Card:
     "The version's card, beside the present champion. Raises `ModelNotFound`."
     versions = model_versions(settings, version.name)
     current = next((v for v in versions if CHAMPION in v.aliases and v.version != version.version), None)
     new, rows = load_version(settings, version), load_holdout(settings, version)
     old = load_version(settings, current) if current else None
-    parts: dict[str, str | Table] = {
+    parts: dict[str, str | Table | Lineage] = {
         "What it is for": new.spec.purpose or "Nobody has written it down: ModelSpec(purpose=…).",
         "Where it does not hold": new.spec.limits or "Nobody has written it down: ModelSpec(limits=…).",
     }
@@ -73,11 +83,84 @@ def make_card(settings: Settings, version: ModelVersion) -> Card:
     else:
         usable = old if old and not set(old.spec.columns) - set(rows.columns) else None
         parts |= _measured(new, usable, rows)
-    parts["Gates"] = _gates(judge(settings, version))
-    parts["Where it comes from"] = _origin(lineage_of(version))
+        parts |= _people(new, rows)
+    parts["How it must behave"] = _behaviour(new)
+    parts["Gates"] = _gates(judge(settings, version) if gates is None else gates)
+    told = with_predictions(settings, lineage_of(version))
+    parts["Where it comes from"] = told
+    parts["Made by"] = _origin(told)
     if old:
         parts[f"What changed since version {current.version}"] = _changes(old, new)
     return Card(f"{version.name} version {version.version}", parts)
+
+
+def _people(new: LoadedModel, rows) -> dict[str, Table | str]:
+    "Where it is worse than elsewhere, among slices that nobody named; and how the groups of protected columns fare."
+    spec, made = new.spec, {}
+    labels, told = rows[spec.label].to_numpy(), new.model.predict_proba(rows[spec.columns])[:, 1]
+    found = worst_slices(
+        rows,
+        [c for c in {**dict.fromkeys(spec.slices), **dict.fromkeys(spec.columns)} if c in rows],
+        labels,
+        told,
+    )
+    shown = [
+        [s.slice, f"{s.rows:,}", number(s.loss), number(s.elsewhere), f"{s.p:.1g}"]
+        for s in found.head(6).itertuples()
+    ]
+    titles = ["slice", "rows", "log loss", "elsewhere", "p, of all that were looked at"]
+    made["Where it is wrong more often"] = (titles, shown) if shown else "No slice of the columns stands out."
+    for column in spec.protected:
+        try:
+            fair = fairness(labels, told, rows[column], spec.threshold)
+        except (DataError, KeyError) as err:
+            made[f"Is it fair by {column}?"] = f"It can't be told: {err}"
+            continue
+        lines = [
+            [
+                name,
+                f"{g.rows:,}",
+                number(g.acted),
+                number(g.found),
+                number(g.false_alarms),
+                number(g.probability),
+                number(g.rate),
+            ]
+            for name, g in zip(fair.groups.index, fair.groups.itertuples(), strict=True)
+        ]
+        gaps = fair.gaps
+        lines.append(
+            [
+                "largest difference",
+                "",
+                number(gaps["demographic_parity"]),
+                number(gaps["equal_opportunity"]),
+                "",
+                number(gaps["calibration"]),
+                "",
+            ]
+        )
+        made[f"Is it fair by {column}?"] = (
+            [
+                "group",
+                "rows",
+                f"acted upon (from {spec.threshold:g})",
+                "true ones found",
+                "false alarms",
+                "mean probability",
+                "rate",
+            ],
+            lines,
+        )
+    return made
+
+
+def _behaviour(new: LoadedModel) -> Table | str:
+    if not new.spec.behaviour:
+        return "No tests were registered with it."
+    return ["test", "", ""], [
+        [b["test"], "passed" if b["passed"] else "failed", b["words"]] for b in new.spec.behaviour
+    ]
 
 
 def _measured(new: LoadedModel, old: LoadedModel | None, rows) -> dict[str, Table | str]:
@@ -148,6 +231,8 @@ def _origin(told: Lineage) -> Table:
         ["by", told.user or "–"],
         ["commit", short_commit(told.commit)],
         ["tables", tables or "–"],
+        ["ONNX", told.version.tags.get("mlw.onnx") or "–"],
+        ["made again", told.version.tags.get("mlw.reproduced") or "nobody has tried: mlw reproduce"],
     ]
 
 

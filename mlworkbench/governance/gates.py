@@ -10,11 +10,15 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import median
 
-from ..core.errors import WorkbenchError
+from ..core.errors import ContractBroken, DataError, WorkbenchError
 from ..core.settings import Settings
+from ..data.checks import check_table, contract_path
 from ..models.comparison import compare_auc, compare_slices
+from ..models.fairness import fairness
+from ..models.lineage import lineage_of
 from mlworkbench.models.registry import (
     CHAMPION,
     LoadedModel,
@@ -22,6 +26,7 @@ from mlworkbench.models.registry import (
     load_holdout,
     load_version,
     model_versions,
+    version_folder,
 )
 from ..pipeline.tracking import mlflow_client
 
@@ -105,46 +110,111 @@ def _reproducible(version: ModelVersion) -> tuple[bool, str]:
         return False, "its code is not committed" if git else "its code is not in git"
     return True, f"run {run} of commit {git[:8]}"
 
+# %% ../../nbs/api/41_governance.gates.ipynb #fair-gates
+_GAPS = {"parity": "demographic_parity", "opportunity": "equal_opportunity", "calibration": "calibration"}
+
+
+def _fair(settings: Settings, name: str, new: LoadedModel, rows) -> tuple[bool, str]:
+    spec, bound = new.spec, getattr(settings.gates, name)
+    if not spec.protected:
+        return False, "no protected columns were named: ModelSpec(protected=[…])"
+    if missing := [c for c in spec.protected if c not in rows]:
+        return False, f"the hold-out lacks the protected columns {', '.join(missing)}"
+    told = new.model.predict_proba(rows[spec.columns])[:, 1]
+    try:
+        gaps = {
+            c: fairness(rows[spec.label].to_numpy(), told, rows[c], spec.threshold).gaps[_GAPS[name]]
+            for c in spec.protected
+        }
+    except DataError as err:
+        return False, err.message
+    worst = max(gaps, key=gaps.get)
+    return gaps[
+        worst
+    ] <= bound, f"{gaps[worst]:.3f} between the groups of {worst}; at most {bound:g} is allowed"
+
+
+def _size(settings: Settings, version: ModelVersion) -> tuple[bool, str]:
+    files = [f for f in version_folder(settings, version).glob("model.*") if f.is_file()]
+    found = sum(f.stat().st_size for f in files) / 1e6
+    return found <= settings.gates.size, f"{found:.2f} MB; at most {settings.gates.size:g} are allowed"
+
+
+def _contract(settings: Settings, version: ModelVersion) -> tuple[bool, str]:
+    tables = lineage_of(version).tables
+    kept = []
+    for name, number in tables.items():
+        path = contract_path(settings, name)
+        if not path.exists():
+            continue
+        result = check_table(settings, f"{name}@{number}", path)
+        try:
+            result.require(name)
+        except ContractBroken as err:
+            return False, f"{name}@{number} breaks its contract: {err.message.splitlines()[-1].strip()}"
+        kept.append(f"{name}@{number}")
+    if not kept:
+        return False, f"none of the tables it comes from ({', '.join(tables) or 'none'}) has a contract"
+    return True, f"kept by {', '.join(kept)}"
+
+
+def _behaviour(new: LoadedModel) -> tuple[bool, str]:
+    if not new.spec.behaviour:
+        return False, "no tests of behaviour were registered with it: ModelSpec(behaviour=[…])"
+    failed = [f"{b['test']}: {b['words']}" for b in new.spec.behaviour if not b["passed"]]
+    return not failed, "; ".join(failed) or f"all {len(new.spec.behaviour)} tests passed"
+
+
+def _complete(new: LoadedModel, rows) -> tuple[bool, str]:
+    needed = {"purpose": new.spec.purpose, "limits": new.spec.limits, "slices": new.spec.slices}
+    needed |= {"metrics": new.spec.metrics, "baseline": new.spec.baseline}
+    lacking = [name for name, value in needed.items() if not value] + (
+        ["hold-out rows"] if rows is None else []
+    )
+    return not lacking, f"it lacks {', '.join(lacking)}" if lacking else "it says all that people need"
+
 # %% ../../nbs/api/41_governance.gates.ipynb #judge
+_THRESHOLDS = ("baseline", "champion", "slices", "latency", "size", *_GAPS)
+_DEMANDS = ("reproducible", "contract", "behaviour", "card")
+_ON_ROWS = ("champion", "slices", "latency", *_GAPS)
+
+
 def judge(settings: Settings, version: ModelVersion) -> list[GateResult]:
     "What the gates that are on say of the version. Raises `ModelNotFound`."
-    if (
-        not any(getattr(settings.gates, name) is not None for name in _THRESHOLDS)
-        and not settings.gates.reproducible
-    ):
-        return []
-    soft = {name.strip() for name in settings.gates.soft.split(",")}
-    return [
-        GateResult(name, passed, name not in soft, words)
-        for name, passed, words in _judged(settings, version)
-    ]
-
-
-_THRESHOLDS = ("baseline", "champion", "slices", "latency")
-
-
-def _judged(settings: Settings, version: ModelVersion) -> Iterator[tuple[str, bool, str]]:
     gates = settings.gates
-    if gates.reproducible:
-        yield "reproducible", *_reproducible(version)
-    wanted = [name for name in _THRESHOLDS if getattr(gates, name) is not None]
+    on = [n for n in _DEMANDS if getattr(gates, n)] + [
+        n for n in _THRESHOLDS if getattr(gates, n) is not None
+    ]
+    soft = {name.strip() for name in gates.soft.split(",")}
+    found = _judged(settings, version, on) if on else ()
+    return [GateResult(name, passed, name not in soft, words) for name, passed, words in found]
+
+
+def _judged(settings: Settings, version: ModelVersion, on: list[str]) -> Iterator[tuple[str, bool, str]]:
     try:
         new, rows = load_version(settings, version), load_holdout(settings, version)
         current = next((v for v in model_versions(settings, version.name) if CHAMPION in v.aliases), None)
         old = load_version(settings, current) if current and current.version != version.version else None
     except (WorkbenchError, OSError) as err:
-        for name in wanted:
-            yield name, False, f"it can't be judged: {err}"
+        yield from ((name, False, f"it can't be judged: {err}") for name in on)
         return
-    for name in wanted:
-        if name == "baseline":
-            yield name, *_baseline(settings, new)
-        elif rows is None:
+    asked = {
+        "reproducible": lambda: _reproducible(version),
+        "contract": lambda: _contract(settings, version),
+        "behaviour": lambda: _behaviour(new),
+        "card": lambda: _complete(new, rows),
+        "baseline": lambda: _baseline(settings, new),
+        "champion": lambda: _champion(settings, new, old, rows),
+        "slices": lambda: _slices(settings, new, old, rows),
+        "latency": lambda: _latency(settings, new, rows),
+        "size": lambda: _size(settings, version),
+        **{name: partial(_fair, settings, name, new, rows) for name in _GAPS},
+    }
+    for name in on:
+        if rows is None and name in _ON_ROWS:
             yield name, False, "no hold-out rows were registered with the version"
-        elif name == "latency":
-            yield name, *_latency(settings, new, rows)
         else:
-            yield name, *{"champion": _champion, "slices": _slices}[name](settings, new, old, rows)
+            yield name, *asked[name]()
 
 # %% ../../nbs/api/41_governance.gates.ipynb #keep
 def keep_verdict(settings: Settings, version: ModelVersion, results: list[GateResult]) -> None:

@@ -4,22 +4,27 @@
 
 # %% auto #0
 __all__ = ['log', 'CHALLENGER', 'CHAMPION', 'ModelSpec', 'ModelVersion', 'register_model', 'model_names', 'model_versions',
-           'find_version', 'LoadedModel', 'load_version', 'load_holdout', 'load_views']
+           'find_version', 'LoadedModel', 'version_folder', 'load_version', 'load_onnx', 'export_version',
+           'load_holdout', 'load_views']
 
 # %% ../../nbs/api/31_models.registry.ipynb #imports
+import contextlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import ModelNotFound, did_you_mean
+from ..core.errors import ModelError, ModelNotFound, NotPortable, did_you_mean
 from ..core.settings import Settings, user_name
 from ..data.views import read_views, views_bytes
+from .portable import open_onnx, portable_model, write_folder
 from ..pipeline.formats import SAFE_TYPES
+from ..pipeline.run import read_manifest
 from ..pipeline.step import context
 from ..pipeline.tracking import experiment_id, mlflow_client, use_mlflow
 
@@ -48,6 +53,11 @@ class ModelSpec:
     metrics: dict[str, float] = field(default_factory=dict)  # on the hold-out
     baseline: dict[str, float] = field(default_factory=dict)
     slices: list[str] = field(default_factory=list)  # columns whose values are looked at one by one
+    protected: list[str] = field(default_factory=list)  # columns whose groups must fare alike
+    threshold: float = 0.5  # probability from which on one acts
+    behaviour: list[dict] = field(
+        default_factory=list
+    )  # what became of tests of behaviour, see `models.behaviour`
     purpose: str = ""  # what it is for, for the model card
     limits: str = ""  # where it does not hold
 
@@ -91,9 +101,21 @@ def register_model(
     if own_run:
         mlflow.set_experiment(experiment_id=experiment_id(client, ctx.settings, ctx.pipeline or "by_hand"))
     run = mlflow.active_run() or mlflow.start_run(run_name="register by hand" if own_run else None)
-    with tempfile.TemporaryDirectory() as folder:
-        for part, content in (("spec", asdict(spec)), ("features", features), ("predictions", predictions)):
+    asked = example if holdout is None or set(spec.columns) - set(holdout.columns) else holdout
+    portable = portable_model(model, asked[spec.columns])
+    with contextlib.ExitStack() as ends, tempfile.TemporaryDirectory() as folder:
+        if own_run:
+            ends.callback(mlflow.end_run)
+        parts = {
+            "spec": asdict(spec),
+            "features": features,
+            "predictions": predictions,
+            "origin": _origin(ctx),
+        }
+        for part, content in parts.items():
             (Path(folder) / f"{part}.json").write_text(json.dumps(content))
+        if portable.data:
+            (Path(folder) / "model.onnx").write_bytes(portable.data)
         if holdout is not None:
             shown = [c for c in holdout.columns if c not in ctx.personal]
             holdout[shown].to_parquet(Path(folder) / "holdout.parquet")
@@ -109,28 +131,46 @@ def register_model(
             pip_requirements=_requirements(),
             **_serialization(model),
         )
-    if own_run:
-        mlflow.end_run()
     version = int(info.registered_model_version)
-    for key, value in _tags(ctx, spec, run.info.run_id).items():
+    outcome = {"mlw.onnx": ("yes: " if portable.data else "no: ") + portable.words}
+    for key, value in (_tags(ctx, spec, run.info.run_id) | outcome).items():
         client.set_model_version_tag(name, str(version), key, value)
     client.set_registered_model_alias(name, CHALLENGER, str(version))
     return ModelVersion(name, version, (CHALLENGER,))
 
 # %% ../../nbs/api/31_models.registry.ipynb #register-parts
 def _serialization(model) -> dict:
-    "Arguments that save the model with skops, or nothing where skops can't hold it safely."
+    "Arguments that save the model with skops, or as a pickle where skops can't hold it safely."
     from skops import io as sio
 
     try:
         types = sio.get_untrusted_types(data=sio.dumps(model))
-    except Exception:  # skops raises many types for what it can't hold
-        return {}
-    return (
-        {"serialization_format": "skops", "skops_trusted_types": types}
-        if all(map(SAFE_TYPES.match, types))
-        else {}
+        unsafe = [t for t in types if not SAFE_TYPES.match(t)]
+    except Exception as err:  # skops raises many types for what it can't hold
+        unsafe = [f"{type(model).__name__}: {err}"]
+    if not unsafe:
+        return {"serialization_format": "skops", "skops_trusted_types": types}
+    log.warning(
+        "The model is saved as a pickle, since skops can't hold %s. Whoever loads it must say so: settings.ini, section [models], pickle = yes.",
+        ", ".join(unsafe),
     )
+    return {"serialization_format": "cloudpickle"}
+
+
+def _origin(ctx) -> dict:
+    "What each step before this one was made of, and what it made."
+    import platform
+
+    lineage, steps = ctx.lineage or {}, {}
+    for unit, fingerprint in lineage.get("steps", {}).items():
+        if manifest := read_manifest(ctx.store, fingerprint):
+            kept = {key: manifest[key] for key in ("fingerprint", "parts", "values", "metrics")}
+            outputs = manifest["outputs"].items()
+            steps[unit] = kept | {
+                "outputs": {n: [o["kind"], o.get("digest") or o["ref"]] for n, o in outputs}
+            }
+    told = {"pipeline": ctx.pipeline, "step": ctx.step, "run": ctx.run, "python": platform.python_version()}
+    return told | {"git": lineage.get("git") or "", "tables": lineage.get("tables", {}), "steps": steps}
 
 
 def _requirements() -> list[str]:
@@ -218,32 +258,102 @@ class LoadedModel:
     predictions: dict  # profile of the probabilities on the hold-out
 
 
-def load_version(settings: Settings, version: ModelVersion) -> LoadedModel:
-    "The registered model with its specification and profiles."
+def version_folder(settings: Settings, version: ModelVersion) -> Path:
+    "All files of the version, on this machine."
     mlflow = use_mlflow(settings)
-    folder = Path(mlflow.artifacts.download_artifacts(version.uri))
+    return Path(mlflow.artifacts.download_artifacts(version.uri))
+
+
+def load_version(settings: Settings, version: ModelVersion) -> LoadedModel:
+    "The registered model with its specification and profiles. Raises `ModelError` for a pickle that settings.ini does not allow."
+    folder = version_folder(settings, version)
+    _require_safe(settings, version, folder)
     part = lambda name: json.loads((folder / "extra_files" / f"{name}.json").read_text())
     return LoadedModel(
         version,
-        mlflow.sklearn.load_model(str(folder)),
-        ModelSpec(**part("spec")),
+        use_mlflow(settings).sklearn.load_model(str(folder)),
+        _spec(settings, version),
         part("features"),
         part("predictions"),
     )
+
+
+def _require_safe(settings: Settings, version: ModelVersion, folder: Path) -> None:
+    "Raise `ModelError` where loading could run code that came with the files."
+    import yaml
+
+    saved = yaml.safe_load((folder / "MLmodel").read_text())["flavors"].get("sklearn", {})
+    unsafe = [t for t in saved.get("skops_trusted_types") or () if not SAFE_TYPES.match(t)]
+    if settings.models.pickle or (saved.get("serialization_format") == "skops" and not unsafe):
+        return
+    why = f"holds {', '.join(unsafe)}" if unsafe else "is saved as a pickle"
+    raise ModelError(
+        f"'{version.name}' version {version.version} {why}, which may run any code when it is loaded. If you trust "
+        f"{version.tags.get('mlw.user') or 'who registered it'}, say so in settings.ini, section [models]: pickle = yes.",
+        model=version.name,
+    )
+
+
+def load_onnx(settings: Settings, version: ModelVersion) -> bytes:
+    "The version as an ONNX model. Raises `NotPortable`."
+    file = version_folder(settings, version) / "extra_files" / "model.onnx"
+    if not file.exists():
+        why = version.tags.get("mlw.onnx", "").removeprefix("no: ") or "it was registered without one"
+        raise NotPortable(
+            f"'{version.name}' version {version.version} has no ONNX model: {why}.", model=version.name
+        )
+    return file.read_bytes()
+
+# %% ../../nbs/api/31_models.registry.ipynb #export-version
+def export_version(settings: Settings, version: ModelVersion, folder: str | Path, kind: str = "onnx") -> Path:
+    "A folder of the version that is not there yet: `onnx`, which needs onnxruntime and numpy only, or `mlflow`. Raises `ModelError` or `NotPortable`."
+    folder = Path(folder)
+    if kind == "mlflow":
+        if folder.exists():
+            raise ModelError(f"{folder} is there already; name another folder.", path=str(folder))
+        return Path(shutil.copytree(version_folder(settings, version), folder))
+    data, spec = load_onnx(settings, version), _spec(settings, version)
+    rows, tags = load_holdout(settings, version), version.tags
+    if rows is None or set(spec.columns) - set(rows.columns):
+        rows = _example_rows(settings, version, spec)
+    about = {
+        "name": version.name,
+        "version": version.version,
+        "label": spec.label,
+        "threshold": spec.threshold,
+    }
+    about |= {"purpose": spec.purpose, "limits": spec.limits, "metrics": spec.metrics}
+    about |= {"commit": tags.get("mlw.git", ""), "tables": json.loads(tags.get("mlw.tables") or "{}")}
+    return write_folder(folder, data, rows[spec.columns].head(20), about)
+
+
+def _spec(settings: Settings, version: ModelVersion) -> ModelSpec:
+    return ModelSpec(
+        **json.loads((version_folder(settings, version) / "extra_files" / "spec.json").read_text())
+    )
+
+
+def _example_rows(settings: Settings, version: ModelVersion, spec: ModelSpec) -> "pd.DataFrame":
+    "Rows without anything in them, of the right types, where no real ones may be shown."
+    import pandas as pd
+
+    columns = open_onnx(load_onnx(settings, version)).columns
+    made = {
+        c: pd.Series([None], dtype=object) if c in columns.categories else [float("nan")]
+        for c in spec.columns
+    }
+    return pd.DataFrame(made)
 
 # %% ../../nbs/api/31_models.registry.ipynb #load-holdout
 def load_holdout(settings: Settings, version: ModelVersion) -> "pd.DataFrame | None":
     "The hold-out rows that were registered with the version; None if there are none."
     import pandas as pd
 
-    mlflow = use_mlflow(settings)
-    file = Path(mlflow.artifacts.download_artifacts(version.uri)) / "extra_files" / "holdout.parquet"
+    file = version_folder(settings, version) / "extra_files" / "holdout.parquet"
     return pd.read_parquet(file) if file.exists() else None
 
 # %% ../../nbs/api/31_models.registry.ipynb #load-views
 def load_views(settings: Settings, version: ModelVersion) -> "list[FeatureView]":
     "The feature views that the model was registered with, which have code in them; to load the model alone runs none of it."
-    mlflow = use_mlflow(settings)
-    folder = Path(mlflow.artifacts.download_artifacts(version.uri))
-    file = folder / "extra_files" / "views.pkl"
+    file = version_folder(settings, version) / "extra_files" / "views.pkl"
     return read_views(file.read_bytes()) if file.exists() else []

@@ -182,7 +182,8 @@ def ready_spaces(
 
     def of(family: Callable) -> Space:
         def space(trial):
-            kept = list(columns)[: math.ceil(trial.suggest_float("keep", 0.4, 1.0) * len(columns))]
+            least = 0.4 if family in (_linear, _forest) else 0.8
+            kept = list(columns)[: math.ceil(trial.suggest_float("keep", least, 1.0) * len(columns))]
             return family(trial, *_kinds(rows.head(0), kept), task, seed)
 
         return space

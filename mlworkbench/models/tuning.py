@@ -75,12 +75,23 @@ def score_folds(
     from sklearn.metrics import get_scorer
 
     rows, found = _opened(rows) if isinstance(rows, str) else rows, []
-    for fold in folds:
-        train, test = rows.folds[fold]
-        train = train[len(train) - math.ceil(share * len(train)) :]
-        model = clone(estimator).fit(rows.features.iloc[train], rows.labels[train])
-        found.append(float(get_scorer(rows.metric)(model, rows.features.iloc[test], rows.labels[test])))
+    with _without_warnings():
+        for fold in folds:
+            train, test = rows.folds[fold]
+            train = train[len(train) - math.ceil(share * len(train)) :]
+            model = clone(estimator).fit(rows.features.iloc[train], rows.labels[train])
+            found.append(float(get_scorer(rows.metric)(model, rows.features.iloc[test], rows.labels[test])))
     return found
+
+
+@contextlib.contextmanager
+def _without_warnings():
+    "A trial that does not converge is judged by its score; and Optuna warns of its own experimental parts."
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 # %% ../../nbs/api/32b_models.tuning.ipynb #workers
 Submit = Callable[..., "Future[list[float]]"]
@@ -208,16 +219,6 @@ def _study(method: Method, seed: int) -> "Study":
             raise SettingsError(f"'{method}' is no method of search; there are {', '.join(kinds)}.")
         sampler, pruner = kinds[method]()
     return optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
-
-
-@contextlib.contextmanager
-def _without_warnings():
-    "Optuna warns of its own experimental parts, which is nothing that a user could act on."
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _rungs(method: Method, folds: int) -> list[tuple[list[int], float, int]]:

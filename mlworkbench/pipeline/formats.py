@@ -37,7 +37,9 @@ class Output:
         return asdict(self)
 
 # %% ../../nbs/api/21_pipeline.formats.ipynb #models
-SAFE_TYPES = re.compile(r"(sklearn|numpy|scipy|pandas|functools|collections|builtins|lightgbm|xgboost)\b")
+SAFE_TYPES = re.compile(
+    r"(sklearn|numpy|scipy|pandas|lightgbm|xgboost)\.|functools\.partial$|collections\.(OrderedDict|defaultdict)$"
+)
 
 
 def _renumber(node, ids: dict[str, str]) -> None:
