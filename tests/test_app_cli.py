@@ -30,6 +30,7 @@ COMMANDS = [
     "diff",
     "models",
     "request",
+    "learn",
     "reproduce",
     "export-model",
     "approve",

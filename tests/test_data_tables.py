@@ -14,6 +14,7 @@ from mlworkbench.data.tables import (
 # %% ../nbs/api/10_data.tables.ipynb #test-tables
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 
@@ -26,6 +27,15 @@ def frame(n, seed=0):
     rng = np.random.default_rng(seed)
     when = pd.date_range("2013-01-01", periods=n, freq="h", tz="UTC")
     return pd.DataFrame({"x": rng.normal(size=n), "k": rng.choice(["a", "b", None], n), "at": when})
+
+
+def test_rows_stay_in_the_order_in_which_they_were_written(tmp_path):
+    pieces = pa.chunked_array([pa.array(np.arange(i, i + 8000)) for i in range(0, 80_000, 8000)])
+    for n, data in enumerate(
+        [pa.table({"x": pieces}), pd.DataFrame({"x": pd.Series(pieces, dtype="int64[pyarrow]")})]
+    ):
+        write_table(str(tmp_path), f"t{n}", data)
+        assert read_table(str(tmp_path), f"t{n}").x.tolist() == list(range(80_000))
 
 
 def test_what_is_written_is_read_with_its_types(root):

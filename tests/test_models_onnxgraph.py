@@ -27,7 +27,7 @@ from sklearn.ensemble import (
 )
 from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, SGDClassifier
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
@@ -179,6 +179,7 @@ def test_three_classes_are_told_apart():
         make_pipeline(as_numbers(), HistGradientBoostingClassifier(max_iter=10)),
         make_pipeline(as_numbers(), RandomForestClassifier(5, random_state=0)),
         make_pipeline(filled(StandardScaler()), LogisticRegression()),
+        make_pipeline(filled(StandardScaler()), SGDClassifier(loss="log_loss", random_state=0)),
     ):
         model.fit(rows, three)
         session = onnxruntime.InferenceSession(onnx_graph(model, rows), providers=["CPUExecutionProvider"])
@@ -206,6 +207,7 @@ def test_a_value_on_a_threshold_falls_to_the_same_side():
         ),
         (make_pipeline(as_numbers(), AdaBoostClassifier(n_estimators=3)), "AdaBoostClassifier"),
         (make_pipeline(filled(MinMaxScaler(clip=True)), LogisticRegression()), "clips"),
+        (make_pipeline(filled(StandardScaler()), SGDClassifier()), "'hinge' gives no probabilities"),
     ],
 )
 def test_what_can_not_be_translated_is_named(model, said):

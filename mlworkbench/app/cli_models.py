@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODEL_COMMANDS', 'models', 'request', 'approve', 'reject', 'gates', 'card', 'lineage', 'rollback', 'retire', 'audit',
-           'list_', 'verify_', 'export', 'reproduce', 'export_model']
+           'list_', 'verify_', 'export', 'learn', 'reproduce', 'export_model']
 
 # %% ../../nbs/api/70d_app.cli_models.ipynb #imports
 import sys
@@ -263,6 +263,32 @@ def export(kind, output) -> None:
     else:
         click.echo(text, nl=False)
 
+# %% ../../nbs/api/70d_app.cli_models.ipynb #learn
+@click.command(epilog=_example("mlw learn flights --from 2013-04-01 --until 2013-05-01"))
+@click.argument("model")
+@click.option("--from", "since", required=True, metavar="DATE", help="First day of the rows to learn.")
+@click.option("--until", metavar="DATE", help="First day after them; all there are if not given.")
+@click.option(
+    "--share",
+    type=click.FloatRange(0.05, 0.95),
+    default=0.3,
+    show_default=True,
+    help="Of the rows, the newest, kept back to judge by.",
+)
+def learn(model, since, until, share) -> None:
+    "Let the champion of MODEL learn rows on top of what it knows (partial_fit), and put the new version forward. Exit code 2 if a hard gate refuses it."
+    from mlworkbench.app.cli_data import _require
+    from mlworkbench.governance.requests import request_approval
+    from mlworkbench.models.online import fresh_rows, update_champion
+
+    _require("scientist", "make models")
+    settings = _settings()
+    version = update_champion(settings, model, fresh_rows(settings, model, since, until), share)
+    asked = request_approval(version, settings)
+    click.echo(asked.words)
+    if not asked.waits:
+        sys.exit(2)
+
 # %% ../../nbs/api/70d_app.cli_models.ipynb #again
 @click.command(epilog=_example("mlw reproduce flights", "mlw reproduce flights 3 --tolerance 0.001"))
 @click.argument("model")
@@ -326,6 +352,7 @@ def export_model(model, version, kind, folder) -> None:
 MODEL_COMMANDS = [
     models,
     request,
+    learn,
     approve,
     reject,
     rollback,

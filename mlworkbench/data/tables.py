@@ -132,14 +132,16 @@ def table_version(root: str, reference: str) -> TableVersion:
 
 # %% ../../nbs/api/10_data.tables.ipynb #write
 def _arrow(data) -> "pa.Table | pa.RecordBatchReader":
-    "`data` as Arrow, timestamps in microseconds as Delta keeps them."
+    "`data` as Arrow, timestamps in microseconds as Delta keeps them; a table in one piece, since pieces are written in any order."
     import pyarrow as pa
 
-    if isinstance(data, (pa.Table, pa.RecordBatchReader)):
+    if isinstance(data, pa.RecordBatchReader):
         return data
+    if isinstance(data, pa.Table):
+        return data.combine_chunks()
     table = pa.Table.from_pandas(data, preserve_index=False).replace_schema_metadata(None)
     micro = lambda t: pa.timestamp("us", tz=t.tz) if pa.types.is_timestamp(t) else t
-    return table.cast(pa.schema([pa.field(f.name, micro(f.type)) for f in table.schema]))
+    return table.cast(pa.schema([pa.field(f.name, micro(f.type)) for f in table.schema])).combine_chunks()
 
 
 def _content_digest(table: "pa.Table") -> str:

@@ -110,19 +110,22 @@ def metrics_by_slice(
     label: str,
     probability: str,
     min_rows: int = 200,  # smaller slices say nothing and are left out
-) -> "pd.DataFrame":  # a row a slice: column, value, rows, rate, mean_probability, auc
+) -> (
+    "pd.DataFrame"
+):  # a row a slice: column, value, rows, rate, mean_probability, auc, and the ends of its 95 % interval
     "The area under the curve and the calibration of each slice, worst AUC first."
     import pandas as pd
 
     rows = []
     for column in by:
         for value, part in data.groupby(column, observed=True):
-            if len(part) >= min_rows and part[label].nunique() == 2:
-                auc = roc_auc_score(part[label], part[probability])
-                rows.append(
-                    [column, str(value), len(part), part[label].mean(), part[probability].mean(), auc]
-                )
-    found = pd.DataFrame(rows, columns=["column", "value", "rows", "rate", "mean_probability", "auc"])
+            if len(part) >= min_rows and part[label].sum() > 1 < (1 - part[label]).sum():
+                (auc,), covariance = delong(part[label], part[probability])
+                half = stats.norm.ppf(0.975) * np.sqrt(covariance[0, 0])
+                about = [part[label].mean(), part[probability].mean(), auc]
+                rows.append([column, str(value), len(part), *about, max(0, auc - half), min(1, auc + half)])
+    titles = ["column", "value", "rows", "rate", "mean_probability", "auc", "auc_low", "auc_high"]
+    found = pd.DataFrame(rows, columns=titles)
     return found.sort_values("auc", ignore_index=True)
 
 # %% ../../nbs/api/30_models.evaluation.ipynb #figures

@@ -377,6 +377,8 @@ def _lightgbm_tree(root: dict) -> _Tree:
 # %% ../../nbs/api/36_models.onnxgraph.ipynb #models
 def _linear(graph: _Graph, model, places: list[Place]) -> str:
     "Raw scores of a linear model."
+    if (loss := getattr(model, "loss", "log_loss")) not in ("log_loss", "squared_error"):
+        raise NotPortable(f"{type(model).__name__} with the loss '{loss}' gives no probabilities")
     weights = np.atleast_2d(model.coef_)
     product = graph.add("MatMul", graph.matrix(places), graph.constant(weights.T.astype(float)))
     start = np.broadcast_to(np.asarray(model.intercept_, float), len(weights)).reshape(1, -1)
@@ -389,8 +391,12 @@ def _both(graph: _Graph, one: str) -> str:
     return graph.add("Concat", zero, one, axis=1, width=2)
 
 
-def _probabilities(graph: _Graph, raw: str) -> str:
-    "Probabilities of raw scores: by the logistic function for two classes, else by softmax."
+def _probabilities(graph: _Graph, raw: str, by: str) -> str:
+    "Probabilities of raw scores: by the logistic function for two classes, else by softmax, or as the estimator `by` has it."
+    if graph.widths[raw] > 1 and by == "SGDClassifier":  # one against all others
+        each = graph.add("Sigmoid", raw)
+        whole = graph.add("ReduceSum", each, graph.constant(np.array([1])), keepdims=1)
+        return graph.add("Div", each, whole, width=graph.widths[raw])
     if graph.widths[raw] > 1:
         return graph.add("Softmax", raw, axis=1, width=graph.widths[raw])
     return _both(graph, graph.add("Sigmoid", raw))
@@ -425,7 +431,7 @@ def _answer(graph: _Graph, model, places: list[Place]) -> str:
         raise NotPortable(f"{kind} has no ONNX graph here")
     raw = _RAW[kind](graph, model, places)
     if is_classifier:
-        return _probabilities(graph, raw)
+        return _probabilities(graph, raw, kind)
     if getattr(model, "loss", "") in ("poisson", "gamma"):
         return graph.add("Exp", raw, width=1)
     return raw
@@ -437,7 +443,9 @@ _FORESTS = {
     for t in ("Classifier", "Regressor")
 }
 _RAW = {
-    **dict.fromkeys(["LogisticRegression", "LinearRegression", "Ridge", "Lasso", "ElasticNet"], _linear),
+    **dict.fromkeys(
+        ["LogisticRegression", "SGDClassifier", "LinearRegression", "Ridge", "Lasso", "ElasticNet"], _linear
+    ),
     **dict.fromkeys(["HistGradientBoostingClassifier", "HistGradientBoostingRegressor"], _histogram),
     **dict.fromkeys(["LGBMClassifier", "LGBMRegressor"], _lightgbm),
 }
