@@ -1033,6 +1033,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'mlworkbench/models/evaluation.py'),
                                                'mlworkbench.models.evaluation.new_axes': ( 'api/models.evaluation.html#new_axes',
                                                                                            'mlworkbench/models/evaluation.py'),
+                                               'mlworkbench.models.evaluation.per_slice': ( 'api/models.evaluation.html#per_slice',
+                                                                                            'mlworkbench/models/evaluation.py'),
                                                'mlworkbench.models.evaluation.roc_figure': ( 'api/models.evaluation.html#roc_figure',
                                                                                              'mlworkbench/models/evaluation.py')},
             'mlworkbench.models.explanation': { 'mlworkbench.models.explanation.answers': ( 'api/models.explanation.html#answers',

@@ -12,6 +12,7 @@ from mlworkbench.models.evaluation import (
     metric_intervals,
     metrics_by_slice,
     np,
+    per_slice,
     roc_figure,
 )
 
@@ -67,6 +68,22 @@ def test_figures_are_drawn_for_ordinary_and_degenerate_scores():
         fig = calibration_figure(y, score)
         assert fig.axes[0].get_xlabel() and fig.axes[0].get_title()
     assert len(roc_figure(y, {"model": p, "baseline": 1 - p}).axes[0].lines) == 3
+
+
+def test_anything_can_be_said_of_each_slice():
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"k": ["x"] * 400 + ["y"] * 400 + ["z"] * 50, "p": rng.random(850)})
+    rows["late"] = (rng.random(850) < rows.p).astype(int)
+    rows.loc[rows.k == "y", "late"] = 0
+    told = per_slice(
+        rows,
+        ["k"],
+        lambda part: dict(zip(("low", "high"), metric_intervals(part.late, part.p)["auc"], strict=True)),
+    )
+    part = rows[rows.k == "x"]
+    low, high = metric_intervals(part.late, part.p)["auc"]
+    assert told.to_dict("records") == [{"column": "k", "value": "x", "rows": 400, "low": low, "high": high}]
+    assert metrics_by_slice(rows[:0], ["k"], "late", "p").empty
 
 
 def test_intervals_hold_as_often_as_they_say():

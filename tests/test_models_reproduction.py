@@ -17,7 +17,6 @@ import sys
 
 import pandas as pd
 import pytest
-from projects import write_step
 
 from mlworkbench.core.errors import ModelError
 from mlworkbench.core.settings import read_settings
@@ -41,6 +40,8 @@ def git(root, *arguments):
 @pytest.fixture
 def project(home, monkeypatch):
     "A project with a version that comes from a table, a file, a module and a package, all committed."
+    from projects import write_step
+
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     (home / "settings.ini").write_text("[project]\nname = small\n")
     (home / ".gitignore").write_text(".mlw/\nreports/\npackages/\n")
@@ -132,16 +133,6 @@ def test_a_version_is_made_again_to_the_last_bit_and_nothing_of_the_project_chan
         )
         == 1
     )
-
-
-def test_a_clone_elsewhere_makes_the_same(project, tmp_path):
-    made(project)
-    git(tmp_path, "clone", "-q", str(project), "clone")
-    clone = tmp_path / "clone"
-    (clone / "settings.ini").write_text(
-        f"[project]\nname = small\n[tracking]\nuri = sqlite:///{project}/.mlw/mlflow.db\n[tables]\nurl = {project}/.mlw/tables\n"
-    )
-    assert again(clone).startswith("identical: 3 of 3")
 
 
 def test_the_culprit_is_named(project, monkeypatch):

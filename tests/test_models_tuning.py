@@ -191,6 +191,11 @@ def test_each_trial_is_a_child_run(own_project, monkeypatch):
     assert len(children) == 4 and {c.info.status for c in children} == {"FINISHED"}
     assert {c.data.params["family"] for c in children} == {"linear", "shallow"}
     assert max(c.data.metrics["score"] for c in children) == pytest.approx(found.score)
+    monkeypatch.delenv("MLFLOW_RUN_ID")
+    search(trials=2)
+    (own,) = client.search_runs([experiment], "run_name = 'search'")
+    assert own.info.status == "FINISHED"
+    assert len(client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{own.info.run_id}'")) == 2
 
 
 def test_a_trial_that_fails_is_told_and_the_others_go_on(own_project):

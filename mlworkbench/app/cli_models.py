@@ -149,9 +149,11 @@ def card(model, version) -> None:
     "--table", metavar="TABLE[@VERSION]", help="The other way round: the models that saw this table."
 )
 @click.option("--mermaid", is_flag=True, help="As Mermaid text.")
-def lineage(model, version, table, mermaid) -> None:
+@click.option("--svg", type=click.Path(path_type=Path), help="As a picture, into this file.")
+def lineage(model, version, table, mermaid, svg) -> None:
     "Where a VERSION of MODEL, its champion if not given, comes from; or which models saw a table."
     from mlworkbench.app.console import new_console, plain_table
+    from mlworkbench.core.store import write_file
     from mlworkbench.models.lineage import lineage_of, models_of_table, with_predictions
     from mlworkbench.models.registry import find_version
 
@@ -177,6 +179,10 @@ def lineage(model, version, table, mermaid) -> None:
     told = with_predictions(settings, lineage_of(find_version(settings, model, version)))
     if mermaid:
         click.echo(told.mermaid(), nl=False)
+        return
+    if svg:
+        write_file(svg, told.svg().encode())
+        click.echo(f"{svg}: {told.version.name} version {told.version.version}")
         return
     rows = [
         ["run", f"{told.pipeline}/{told.run}, by {told.user or 'somebody'}"],

@@ -183,13 +183,13 @@ def _measured(new: LoadedModel, old: LoadedModel | None, rows) -> dict[str, Tabl
             [
                 f"{s.column}={s.value}",
                 f"{s.rows:,}",
-                number(s.auc),
+                f"{s.auc:.4f} ({s.auc_low:.3f} to {s.auc_high:.3f})",
                 number(s.rate),
                 number(s.mean_probability),
             ]
             for s in slices.head(8).itertuples()
         ]
-        worst = (["slice", "rows", "auc", "rate", "mean probability"], shown)
+        worst = (["slice", "rows", "auc, 95 % interval", "rate", "mean probability"], shown)
     else:
         rows = rows.assign(_old=old.model.predict_proba(rows[old.spec.columns])[:, 1])
         for found in compare(labels, rows._old.to_numpy(), rows._new.to_numpy()):

@@ -513,21 +513,30 @@ class _Book:
     "Keeps what becomes of trials."
 
     def __init__(self, ctx, study: "Study", name: str, trials: int, progress: bool):
-        self.ctx, self.study, self.name, self.parent = ctx, study, name, os.environ.get("MLFLOW_RUN_ID")
+        self.ctx, self.study, self.name, self.trials, self.progress = ctx, study, name, trials, progress
         self.spent = sum(t.user_attrs.get("seconds", 0.0) for t in study.trials)
-        self.client = mlflow_client(ctx.settings) if self.parent else None
-        self.trials, self.progress = trials, progress
+        self.client = mlflow_client(ctx.settings)
+        self.experiment = experiment_id(self.client, ctx.settings, ctx.pipeline or "by_hand")
+        self.parent, self.is_own = os.environ.get("MLFLOW_RUN_ID"), False
 
     def __enter__(self):
+        import mlflow
         from tqdm import tqdm
 
+        if self.parent is None and (active := mlflow.active_run()):
+            self.parent = active.info.run_id
+        if self.parent is None:  # by hand, with no run under way
+            self.parent = self.client.create_run(self.experiment, run_name="search").info.run_id
+            self.is_own = True
         ended = sum(t.state.is_finished() for t in self.study.trials)
         options = {"disable": not self.progress, "file": sys.stderr, "mininterval": 2.0, "ncols": 100}
         self.bar = tqdm(total=self.trials, initial=ended, desc="search", unit="trial", **options)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, failed, *_):
         self.bar.close()
+        if self.is_own:
+            self.client.set_terminated(self.parent, "FAILED" if failed else "FINISHED")
 
     def begin(self, trial: "Trial") -> None:
         "The trial is under way."
@@ -546,8 +555,7 @@ class _Book:
         value = float(np.mean(scores)) if state == TrialState.COMPLETE else None
         told = self.study.tell(trial, value, state if state != TrialState.COMPLETE else None)
         self._write(trial.number)
-        if self.client:
-            self._tell_mlflow(told)
+        self._tell_mlflow(told)
         done = [t.value for t in self.study.trials if t.value is not None and t.state == TrialState.COMPLETE]
         self.bar.set_postfix_str(f"best {max(done):.4f}" if done else "", refresh=False)
         self.bar.update()
@@ -561,9 +569,8 @@ class _Book:
         now = int(time.time() * 1000)
         began = now - int(trial.user_attrs["seconds"] * 1000)
         name = f"trial {trial.number}"
-        experiment = experiment_id(self.client, self.ctx.settings, self.ctx.pipeline or "by_hand")
         run = self.client.create_run(
-            experiment, began, {"mlflow.parentRunId": self.parent, "mlflow.runName": name}, name
+            self.experiment, began, {"mlflow.parentRunId": self.parent, "mlflow.runName": name}, name
         ).info.run_id
         scores = trial.user_attrs["scores"]
         metrics = [Metric("score", float(np.mean(scores)), now, 0)] if scores else []
