@@ -38,6 +38,9 @@ bench-data: $(ENV)  ## how fast tables are checked, profiled and joined beside o
 bench-tuning: $(ENV)  ## whether a search beats a default model on flights, and how long it takes
 	@$(BIN)/python benchmarks/tuning.py
 
+bench-serving: $(ENV)  ## how fast models are served, beside MLflow and a bare server
+	@$(BIN)/python benchmarks/serving.py
+
 check: $(ENV)  ## what a commit must pass: clean, export without a diff, lint, test
 	@$(BIN)/nbdev-clean
 	@$(BIN)/nbdev-export
@@ -51,4 +54,4 @@ lab: $(ENV)  ## open JupyterLab
 dashboards: $(ENV)  ## open the Voila pages
 	@$(BIN)/mlw dashboards
 
-.PHONY: help install demo test chaos bench-engine bench-data bench-tuning check lab dashboards
+.PHONY: help install demo test chaos bench-engine bench-data bench-tuning bench-serving check lab dashboards

@@ -31,6 +31,7 @@ COMMANDS = [
     "models",
     "request",
     "learn",
+    "serve",
     "reproduce",
     "export-model",
     "approve",

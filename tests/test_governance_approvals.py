@@ -122,6 +122,20 @@ def test_who_may_not_decide_is_told_so(project):
     assert read_audit(project) == []
 
 
+def test_a_version_that_was_gone_back_from_can_be_approved_again(project):
+    pair = team(project, approvals={"required": 2})
+    for _ in range(2):
+        challenge(project)
+        approve(pair, "m", "good", actor="ada"), approve(pair, "m", "good", actor="grace")
+    rollback(pair, "m", "alarms", actor="ada")
+    mlflow_client(project).set_registered_model_alias("m", "challenger", "2")
+    assert "1 of 2" in outcome(approve(pair, "m", "it was not the model", actor="ada"))
+    with pytest.raises(ApprovalRefused, match=r"ada has approved .* already"):
+        approve(pair, "m", "once more", actor="ada")
+    approve(pair, "m", "so it is", actor="grace")
+    assert champions(pair)["m"].version == 2 and behind_its_back(pair) == []
+
+
 def test_two_must_agree_and_neither_twice_nor_about_their_own(project):
     pair = team(project, approvals={"required": 2})
     version = challenge(project)

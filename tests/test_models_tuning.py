@@ -10,6 +10,7 @@ from mlworkbench.models.tuning import (
 )
 
 # %% ../nbs/api/32b_models.tuning.ipynb #test-tuning
+import os
 import signal
 import subprocess
 import sys
@@ -116,12 +117,21 @@ def test_processes_find_what_this_process_finds(own_project):
     pd.testing.assert_frame_equal(by(here), by(there))
 
 
-def test_a_cluster_finds_what_this_process_finds(own_project):
+@pytest.fixture
+def cluster():
+    "Two Dask workers; what their start leaves in the environment, a number of threads, goes with them."
     from distributed import LocalCluster
 
-    here = search(method="random")
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster:
-        there = search(method="random", workers=cluster.scheduler_address)
+    before = dict(os.environ)
+    options = {"threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+    with LocalCluster(n_workers=2, **options) as started:
+        yield started.scheduler_address
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+
+
+def test_a_cluster_finds_what_this_process_finds(own_project, cluster):
+    here, there = search(method="random"), search(method="random", workers=cluster)
     assert (here.family, here.score) == (there.family, there.score)
     with pytest.raises(SettingsError, match="No Dask scheduler answers"):
         search(workers="tcp://127.0.0.1:1")

@@ -114,7 +114,7 @@ def test_export_leaves_no_difference(tmp_path):
 
 
 def requirement(text: str) -> tuple[str, str]:
-    return re.match(r"([A-Za-z0-9_-]+)(.*)", text.replace(" ", "")).groups()
+    return re.match(r"([A-Za-z0-9_-]+)([^;]*)", text.replace(" ", "")).groups()
 
 
 def test_conda_environment_asks_for_the_same_packages():

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SECTIONS', 'ProjectSection', 'StoreSection', 'TablesSection', 'TrackingSection', 'AuditSection', 'FeaturesSection',
            'RolesSection', 'ApprovalsSection', 'ModelsSection', 'NotifySection', 'GatesSection', 'KernelsSection',
-           'EngineSection', 'MonitorSection', 'Settings', 'find_project', 'read_settings', 'user_name']
+           'EngineSection', 'ServingSection', 'MonitorSection', 'Settings', 'find_project', 'read_settings',
+           'user_name']
 
 # %% ../../nbs/api/01_core.settings.ipynb #imports
 import configparser
@@ -167,6 +168,25 @@ class EngineSection(_Section):
         return {n: float(a) for n, a in (part.split() for part in self.resources.split(",") if part.strip())}
 
 
+class ServingSection(_Section):
+    "The service."
+
+    spool: str = Field(
+        ".mlw/spool", min_length=1, description="local folder that answers are written to before they go out"
+    )
+    durability: Literal["process", "fsync"] = Field(
+        "process", description="what an answer survives: process: kill -9; fsync: power loss too"
+    )
+    keys: str = Field(
+        "", description="env:NAME of name:key pairs, separated by commas; without, everybody may ask"
+    )
+    in_flight: int = Field(256, ge=1, description="requests at a time; more get 429")
+    rows: int = Field(10_000, ge=1, description="rows of a request, at most")
+    body: float = Field(16.0, gt=0, description="megabytes of a request, at most")
+    seconds: float = Field(30.0, gt=0, description="that a request may take to arrive")
+    follow: float = Field(2.0, gt=0, description="seconds between looks for a new champion")
+
+
 class MonitorSection(_Section):
     "Thresholds of monitoring."
 
@@ -195,6 +215,7 @@ class Settings(_Section):
     gates: GatesSection = GatesSection()
     models: ModelsSection = ModelsSection()
     notify: NotifySection = NotifySection()
+    serving: ServingSection = ServingSection()
     monitor: MonitorSection = MonitorSection()
 
     def resolve(self, url: str) -> str:
@@ -207,7 +228,7 @@ class Settings(_Section):
     def absolute(self) -> "Settings":
         "The same settings with every URL as it is understood elsewhere than in the project's folder."
         urls = {"store": ["url"], "tables": ["url"], "tracking": ["uri", "artifacts"], "audit": ["url"]}
-        urls["features"] = ["online"]
+        urls |= {"features": ["online"], "serving": ["spool"]}
         told = self.model_dump(mode="json")
         for section, keys in urls.items():
             told[section] |= {key: self.resolve(told[section][key]) for key in keys}

@@ -140,11 +140,12 @@ def _passed(settings: Settings, challenger: ModelVersion) -> dict:
 def _agreed(settings: Settings, rows: list[AuditRow], challenger: ModelVersion, actor: str) -> dict:
     "How many approve, this one among them, of how many who must. Raises `ApprovalRefused`."
     needed = settings.approvals.required
-    before = {
-        r.actor
-        for r in rows
-        if (r.model, r.version, r.action) == (challenger.name, challenger.version, "approve")
-    }
+    before: set[str] = set()  # since the last decision about this version that was whole
+    for row in (r for r in rows if (r.model, r.version) == (challenger.name, challenger.version)):
+        if row.action == "approve" and row.details.get("approvals", 1) < row.details.get("of", 1):
+            before.add(row.actor)
+        else:
+            before.clear()
     if needed > 1 and challenger.tags.get("mlw.user") == actor:
         raise ApprovalRefused(
             f"{actor} registered '{challenger.name}' version {challenger.version}; where {needed} people must agree, nobody approves their own model.",

@@ -1,0 +1,284 @@
+"""How fast a model is served: here, by `mlflow models serve`, and by the least that could answer at all.
+
+    make bench-serving           about 8 minutes
+
+The flights' champion and a logistic regression on the same columns, asked over HTTP on 127.0.0.1 by a bounded load from a process of its own
+(benchmarks/load.py): one row over one connection, one row over 16, 100 rows over 4. All servers are up, and take turns in each round; figures are
+medians of the rounds. Ours records every prediction before it answers. "bare" is uvicorn with a function that decodes the same JSON and calls the
+same ONNX graph, and neither checks nor records anything.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from peers import judge
+
+HERE = Path(__file__).parent
+MLW = str(Path(sys.executable).with_name("mlw"))
+LOADS = [
+    ("one row, 1 connection", 1, 1),
+    ("one row, 16 connections", 1, 16),
+    ("100 rows, 4 connections", 100, 4),
+]
+
+BARE = """
+import sys
+import numpy as np, onnxruntime, orjson, uvicorn
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+numbers, categories = orjson.loads(session.get_modelmeta().custom_metadata_map["mlworkbench"])["numbers"], orjson.loads(session.get_modelmeta().custom_metadata_map["mlworkbench"])["categories"]
+
+async def app(scope, receive, send):
+    message = await receive()
+    body = message.get("body", b"")
+    while message.get("more_body"):
+        message = await receive()
+        body += message.get("body", b"")
+    rows = orjson.loads(body)["rows"]
+    feed = {"numbers": np.array([[r[c] for c in numbers] for r in rows], dtype=float)}
+    if categories:
+        feed["categories"] = np.array([[r[c] or "" for c in categories] for r in rows], dtype=object)
+    told = orjson.dumps({"predictions": session.run(None, feed)[0][:, 1].tolist()})
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(told)).encode())]})
+    await send({"type": "http.response.body", "body": told})
+
+uvicorn.run(app, port=int(sys.argv[2]), loop="uvloop", http="httptools", log_level="error", access_log=False, lifespan="off")
+"""
+
+
+def prepare(root: Path, every: int) -> list[dict]:
+    "A project with two champions, `flights` and `logistic`; rows to ask about."
+    from sklearn.compose import make_column_transformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    (root / "settings.ini").write_text("[project]\nname = serving\n")
+    for folder in ("nbs/pipelines/flights", "nbs/contracts"):
+        shutil.copytree(HERE.parent / folder, root / folder)
+    run = lambda *a: subprocess.run([MLW, *a], cwd=root, check=True, capture_output=True)
+    run("run", "flights", "-p", f"ingest.every={every}")
+    run("approve", "flights", "--reason", "benchmark")
+    os.environ["MLW_PROJECT"] = str(root)
+    from mlworkbench.core.settings import read_settings
+    from mlworkbench.governance.approvals import approve
+    from mlworkbench.models.registry import find_version, load_holdout, load_version, register_model
+
+    settings = read_settings(root)
+    champion = load_version(settings, find_version(settings, "flights"))
+    rows, columns = load_holdout(settings, champion.version), champion.spec.columns
+    texts = [c for c in columns if rows[c].dtype.kind not in "iuf"]
+    prepared = make_column_transformer(
+        (make_pipeline(SimpleImputer(), StandardScaler()), [c for c in columns if c not in texts]),
+        (OneHotEncoder(handle_unknown="ignore"), texts),
+    )
+    model = make_pipeline(prepared, LogisticRegression(max_iter=500)).fit(rows[columns], rows.late)
+    register_model(
+        model,
+        "logistic",
+        champion.spec,
+        rows[columns].head(),
+        champion.features,
+        champion.predictions,
+        holdout=rows,
+    )
+    approve(settings, "logistic", "benchmark")
+    asked = rows[columns].head(100)
+    return [{c: None if v != v else v for c, v in row.items()} for row in asked.to_dict("records")]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_for(port: int, path: str, process: subprocess.Popen) -> None:
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=1).close()
+            return
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            assert process.poll() is None, "a server ended"
+            time.sleep(0.2)
+    raise TimeoutError(path)
+
+
+def start(root: Path) -> tuple[dict[tuple[str, str], tuple[int, str]], list[subprocess.Popen]]:
+    "Port and path of each side for each model, and what runs there."
+    sides, processes = {}, []
+
+    def spawn(command: list[str], path: str, **env: str) -> int:
+        port = free_port()
+        told = [part.replace("PORT", str(port)) for part in command]
+        log = (root / f"server-{port}.log").open("w")
+        processes.append(
+            subprocess.Popen(
+                told, cwd=root, stdout=log, stderr=log, env=os.environ | env, start_new_session=True
+            )
+        )
+        wait_for(port, path, processes[-1])
+        return port
+
+    ours = spawn([MLW, "serve", "flights", "logistic", "--port", "PORT"], "/ping")
+    durable = spawn(
+        [MLW, "serve", "flights", "logistic", "--port", "PORT"], "/ping", MLW_SERVING_DURABILITY="fsync"
+    )
+    uri = f"sqlite:///{root}/.mlw/mlflow.db"
+    for model in ("flights", "logistic"):
+        sides["ours", model] = (ours, f"/models/{model}/predict")
+        sides["ours, fsync", model] = (durable, f"/models/{model}/predict")
+        folder = root / f"{model}-onnx"
+        subprocess.run(
+            [MLW, "export-model", model, "--to", str(folder)], cwd=root, check=True, capture_output=True
+        )
+        sides["bare", model] = (
+            spawn([sys.executable, "-c", BARE, str(folder / "model.onnx"), "PORT"], "/"),
+            "/",
+        )
+        serve = [
+            str(Path(sys.executable).with_name("mlflow")),
+            "models",
+            "serve",
+            "-m",
+            f"models:/{model}@champion",
+            "-p",
+            "PORT",
+            "--env-manager",
+            "local",
+        ]
+        sides["mlflow", model] = (
+            spawn(serve, "/ping", MLFLOW_TRACKING_URI=uri, MLFLOW_REGISTRY_URI=uri),
+            "/invocations",
+        )
+    return sides, processes
+
+
+def load(port: int, path: str, body: Path, connections: int, seconds: float) -> dict:
+    "What the load saw."
+    command = [
+        sys.executable,
+        str(HERE / "load.py"),
+        str(port),
+        path,
+        str(body),
+        str(connections),
+        str(seconds),
+    ]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert not told["failures"], told["first"]
+    times = np.array(told["seconds"])
+    p50, p99 = np.quantile(times, [0.5, 0.99])
+    return {"rate": told["requests"] / told["wall"], "p50": p50 * 1000, "p99": p99 * 1000}
+
+
+def main() -> int:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--rounds", type=int, default=3)
+    ask.add_argument("--seconds", type=float, default=4.0, help="of each load")
+    ask.add_argument("--every", type=int, default=4, help="keep each n-th flight")
+    options = ask.parse_args()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        rows = prepare(root, options.every)
+        bodies = {}
+        for count in {count for _, count, _ in LOADS}:
+            for kind, told in (
+                ("own", {"rows": rows[:count]}),
+                ("mlflow", {"dataframe_records": rows[:count]}),
+            ):
+                bodies[kind, count] = root / f"{kind}-{count}.json"
+                bodies[kind, count].write_text(json.dumps(told))
+        sides, processes = start(root)
+        try:
+            found = measure(sides, bodies, options)
+        finally:
+            for process in processes:
+                os.killpg(process.pid, 15)
+            for process in processes:
+                process.wait(60)
+    return report(found)
+
+
+def measure(sides, bodies, options) -> dict:
+    "(side, model, load) → median of each figure."
+    runs: dict[tuple, list[dict]] = {}
+    for round_ in range(options.rounds):
+        turn = list(sides.items())
+        for (side, model), (port, path) in turn[round_ % len(turn) :] + turn[: round_ % len(turn)]:
+            for name, count, connections in LOADS:
+                body = bodies["mlflow" if side == "mlflow" else "own", count]
+                load(port, path, body, connections, 0.5)  # warm
+                runs.setdefault((side, model, name), []).append(
+                    load(port, path, body, connections, options.seconds)
+                )
+    return {key: {n: statistics.median(r[n] for r in told) for n in told[0]} for key, told in runs.items()}
+
+
+def report(found: dict) -> int:
+    "The table, and the targets."
+    print(
+        "\n| model | load | side | requests/s | p50, ms | p99, ms |\n| --- | --- | --- | ---: | ---: | ---: |"
+    )
+    for (side, model, name), told in sorted(found.items(), key=lambda f: (f[0][1], f[0][2], f[0][0])):
+        print(f"| {model} | {name} | {side} | {told['rate']:,.0f} | {told['p50']:.3f} | {told['p99']:.3f} |")
+    print()
+    targets = []
+    for model in ("flights", "logistic"):
+        one, many, hundred = (name for name, _, _ in LOADS)
+        of = lambda side, name, model=model: found[side, model, name]
+        targets += [
+            (
+                f"{model}, one row: times quicker than MLflow",
+                of("mlflow", one)["p50"] / of("ours", one)["p50"],
+                40,
+                True,
+            ),
+            (
+                f"{model}, 16 connections: times MLflow's throughput",
+                of("ours", many)["rate"] / of("mlflow", many)["rate"],
+                60,
+                True,
+            ),
+            (
+                f"{model}, 16 connections: times shorter p99",
+                of("mlflow", many)["p99"] / of("ours", many)["p99"],
+                15,
+                True,
+            ),
+            (
+                f"{model}, 100 rows: times MLflow's throughput",
+                of("ours", hundred)["rate"] / of("mlflow", hundred)["rate"],
+                10,
+                True,
+            ),
+            (
+                f"{model}, 16 connections: share of the bare server's throughput",
+                of("ours", many)["rate"] / of("bare", many)["rate"],
+                0.6,
+                True,
+            ),
+        ]
+    return judge(targets)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
