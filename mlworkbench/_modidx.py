@@ -1962,6 +1962,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'mlworkbench/serving/predictionlog.py'),
                                                    'mlworkbench.serving.predictionlog.Mover.__init__': ( 'api/serving.predictionlog.html#mover.__init__',
                                                                                                          'mlworkbench/serving/predictionlog.py'),
+                                                   'mlworkbench.serving.predictionlog.Mover._move': ( 'api/serving.predictionlog.html#mover._move',
+                                                                                                      'mlworkbench/serving/predictionlog.py'),
                                                    'mlworkbench.serving.predictionlog.Mover._often': ( 'api/serving.predictionlog.html#mover._often',
                                                                                                        'mlworkbench/serving/predictionlog.py'),
                                                    'mlworkbench.serving.predictionlog.Mover._start': ( 'api/serving.predictionlog.html#mover._start',

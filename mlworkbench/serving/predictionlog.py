@@ -214,7 +214,7 @@ class Mover:
     def __init__(self, logs: list[PredictionLog], every: float = 5.0):
         self.logs, self.every, self.process = logs, every, None
         self.problems: dict[str, str] = {}  # model → why its segments stay where they are
-        self.stop = threading.Event()
+        self.stop, self.turn = threading.Event(), threading.Lock()
         self.thread = threading.Thread(target=self._often, name="mover", daemon=True)
         self.thread.start()
 
@@ -224,7 +224,11 @@ class Mover:
             self.move()
 
     def move(self) -> None:
-        "End the present segments and have all that are finished moved."
+        "End the present segments and have all that are finished moved; one call at a time."
+        with self.turn:
+            self._move()
+
+    def _move(self) -> None:
         for one in self.logs:
             one.rotate() if one.file >= 0 else None
         try:
