@@ -145,3 +145,12 @@ def test_every_dependency_has_a_reason():
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     asked = [line for line in lines if re.match(r'    "[A-Za-z0-9_-]+[>=]=', line)]
     assert asked and not [line for line in asked if "#" not in line]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_git_keeps_text_and_pictures_only_and_no_path_of_a_machine():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if not name.endswith(".png") and (ROOT / name).exists():
+            text = (ROOT / name).read_text(encoding="utf-8")  # raises where the file is not text
+            assert str(Path.home()) + "/" not in text and str(ROOT) + "/" not in text, name
