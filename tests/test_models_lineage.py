@@ -58,7 +58,7 @@ def test_what_a_version_has_predicted_is_part_of_the_picture(project):
     assert (first.predictions, second.predictions) == ({"late_predictions": 1}, {"late_predictions": 2})
     assert 'm --> p0[("late_predictions<br>2 predictions")]' in second.mermaid()
     drawn = second.svg()
-    assert drawn.count("<rect") == 5 and drawn.count("<path") == 4 and "2 predictions" in drawn
+    assert drawn.count("<rect") == 5 and drawn.count("marker-end") == 4 and "2 predictions" in drawn
     other = with_predictions(project, lineage_of(model_versions(project, "cancelled")[0]))
     assert other.predictions == {} and other.svg().count("<rect") == 4
 

@@ -94,19 +94,15 @@ def test_a_mover_that_is_killed_is_followed_by_another(settings):
 
 def test_what_a_killed_process_acknowledged_is_found_again(settings):
     script = """
-    import os, sys
-    sys.path.insert(0, {tests!r})
-    from test_serving_predictionlog import Mover, PredictionLog, line
     from mlworkbench.core.settings import read_settings
+    from mlworkbench.serving.predictionlog import Mover, PredictionLog
     log = PredictionLog(read_settings(), "m").open()
     mover = Mover([log], every=0.05)
     for i in range(100000):
-        log.append(line(f"r{{i}}"))
+        log.append({line!r}.replace(b"NUMBER", b"r%d" % i))
         print(i, flush=True)
     """
-    code = textwrap.dedent(script).format(tests=os.path.dirname(__file__) if "__file__" in globals() else "")
-    if "__file__" not in globals():
-        return
+    code = textwrap.dedent(script).format(line=line("NUMBER"))
     child = subprocess.Popen(
         [sys.executable, "-c", code], cwd=settings.root, stdout=subprocess.PIPE, text=True
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from .cli_data import _example, _settings
+from .cli_data import _example, _require, _settings
 
 # %% ../../nbs/api/70d_app.cli_models.ipynb #registry
 @click.command(epilog=_example("mlw models", "mlw models flights"))
@@ -49,14 +49,18 @@ def models(model) -> None:
 @click.option("--version", help="Alias or number; the newest if not given.")
 def request(model, version) -> None:
     "Put a version of MODEL before the people who decide: its gates are asked, its card is written, they are told. Exit code 2 if a hard gate refuses it."
-    from mlworkbench.app.cli_data import _require
-    from mlworkbench.governance.requests import request_approval
     from mlworkbench.models.registry import find_version, model_versions
 
     _require("scientist", "ask for a decision")
     settings = _settings()
     found = find_version(settings, model, version) if version else model_versions(settings, model)[0]
-    asked = request_approval(found, settings)
+    _put_forward(settings, found)
+
+
+def _put_forward(settings, version) -> None:
+    from mlworkbench.governance.requests import request_approval
+
+    asked = request_approval(version, settings)
     click.echo(asked.words)
     if not asked.waits:
         sys.exit(2)
@@ -307,17 +311,12 @@ def serve(models, host, port, insecure) -> None:
 )
 def learn(model, since, until, share) -> None:
     "Let the champion of MODEL learn rows on top of what it knows (partial_fit), and put the new version forward. Exit code 2 if a hard gate refuses it."
-    from mlworkbench.app.cli_data import _require
-    from mlworkbench.governance.requests import request_approval
     from mlworkbench.models.online import fresh_rows, update_champion
 
     _require("scientist", "make models")
     settings = _settings()
     version = update_champion(settings, model, fresh_rows(settings, model, since, until), share)
-    asked = request_approval(version, settings)
-    click.echo(asked.words)
-    if not asked.waits:
-        sys.exit(2)
+    _put_forward(settings, version)
 
 # %% ../../nbs/api/70d_app.cli_models.ipynb #again
 @click.command(epilog=_example("mlw reproduce flights", "mlw reproduce flights 3 --tolerance 0.001"))
@@ -331,7 +330,6 @@ def learn(model, since, until, share) -> None:
 )
 def reproduce(model, version, tolerance) -> None:
     "Make a VERSION of MODEL, its champion if not given, again from what the registry says of it, and tell whether the same came out. Exit code 2 if it is different."
-    from mlworkbench.app.cli_data import _require
     from mlworkbench.models.registry import find_version
     from mlworkbench.models.reproduction import reproduce as again
 

@@ -97,7 +97,7 @@ def make_card(
 def _people(new: LoadedModel, rows) -> dict[str, Table | str]:
     "Where it is worse than elsewhere, among slices that nobody named; and how the groups of protected columns fare."
     spec, made = new.spec, {}
-    labels, told = rows[spec.label].to_numpy(), new.model.predict_proba(rows[spec.columns])[:, 1]
+    labels, told = rows[spec.label].to_numpy(), new.probabilities(rows)
     found = worst_slices(
         rows,
         [c for c in {**dict.fromkeys(spec.slices), **dict.fromkeys(spec.columns)} if c in rows],
@@ -167,7 +167,7 @@ def _measured(new: LoadedModel, old: LoadedModel | None, rows) -> dict[str, Tabl
     "Metrics and slices."
     spec = new.spec
     labels = rows[spec.label].to_numpy()
-    rows = rows.assign(_new=new.model.predict_proba(rows[spec.columns])[:, 1])
+    rows = rows.assign(_new=new.probabilities(rows))
     values, ends = classification_metrics(labels, rows._new), metric_intervals(labels, rows._new)
     told = {
         n: [n.replace("_", " "), number(v), f"{ends[n][0]:.4f} to {ends[n][1]:.4f}"]
@@ -191,7 +191,7 @@ def _measured(new: LoadedModel, old: LoadedModel | None, rows) -> dict[str, Tabl
         ]
         worst = (["slice", "rows", "auc, 95 % interval", "rate", "mean probability"], shown)
     else:
-        rows = rows.assign(_old=old.model.predict_proba(rows[old.spec.columns])[:, 1])
+        rows = rows.assign(_old=old.probabilities(rows))
         for found in compare(labels, rows._old.to_numpy(), rows._new.to_numpy()):
             told[found.metric] += [
                 number(found.champion),
@@ -231,6 +231,7 @@ def _origin(told: Lineage) -> Table:
         ["by", told.user or "–"],
         ["commit", short_commit(told.commit)],
         ["tables", tables or "–"],
+        ["steps", ", ".join(f"{n} {f[:8]}" for n, f in told.steps.items()) or "–"],
         ["ONNX", told.version.tags.get("mlw.onnx") or "–"],
         ["made again", told.version.tags.get("mlw.reproduced") or "nobody has tried: mlw reproduce"],
     ]

@@ -57,8 +57,8 @@ def _baseline(settings: Settings, new: LoadedModel) -> tuple[bool, str]:
 def _probabilities(new: LoadedModel, old: LoadedModel, rows):
     "Hold-out rows with the probabilities of both models."
     return rows.assign(
-        _new=new.model.predict_proba(rows[new.spec.columns])[:, 1],
-        _old=old.model.predict_proba(rows[old.spec.columns])[:, 1],
+        _new=new.probabilities(rows),
+        _old=old.probabilities(rows),
     )
 
 
@@ -120,7 +120,7 @@ def _fair(settings: Settings, name: str, new: LoadedModel, rows) -> tuple[bool, 
         return False, "no protected columns were named: ModelSpec(protected=[…])"
     if missing := [c for c in spec.protected if c not in rows]:
         return False, f"the hold-out lacks the protected columns {', '.join(missing)}"
-    told = new.model.predict_proba(rows[spec.columns])[:, 1]
+    told = new.probabilities(rows)
     try:
         gaps = {
             c: fairness(rows[spec.label].to_numpy(), told, rows[c], spec.threshold).gaps[_GAPS[name]]

@@ -6,14 +6,13 @@
 __all__ = ['Lineage', 'lineage_of', 'predictions_table', 'with_predictions', 'models_of_table']
 
 # %% ../../nbs/api/34_models.lineage.ipynb #imports
-import html
-import itertools
 import json
 from dataclasses import dataclass, field, replace
 
 from ..core.settings import Settings
 from ..data.tables import parse_table, scan_table, table_names, table_version
 from .registry import ModelVersion, model_names, model_versions
+from ..pipeline.graph import draw
 
 # %% ../../nbs/api/34_models.lineage.ipynb #lineage
 @dataclass(frozen=True)
@@ -45,43 +44,20 @@ class Lineage:
         return "\n".join(["flowchart LR", *nodes]) + "\n"
 
     def svg(self) -> str:
-        "The same as a picture that needs nothing else."
-        run = [f"{self.pipeline or 'by hand'} {self.run}", f"commit {self.commit[:9] or 'none'}"]
-        made = [[table, f"{rows:,} predictions"] for table, rows in self.predictions.items()]
-        columns = [
-            [[f"{n}@{v}"] for n, v in self.tables.items()] or [["no tables"]],
-            [[*run, *(f"{n} {f[:8]}" for n, f in self.steps.items())]],
-            [[self.version.name, f"version {self.version.version}", *self.version.aliases]],
-            *([made] if made else []),
-        ]
-        heights = [sum(18 * len(box) + 26 for box in boxes) for boxes in columns]
-        tall, drawn, rights, lefts = max(heights), [], [], []
-        for i, boxes in enumerate(columns):
-            wide, y = (190, 240, 170, 190)[i], 10 + (tall - heights[i]) / 2
-            x = (10, 260, 560, 790)[i]
-            for box in boxes:
-                high = 18 * len(box) + 12
-                lefts.append((i, x, y + high / 2)), rights.append((i, x + wide, y + high / 2))
-                drawn.append(
-                    f'<rect x="{x}" y="{y:g}" width="{wide}" height="{high}" rx="6" fill="none" stroke="currentColor" opacity="0.6"/>'
-                )
-                drawn += [
-                    f'<text x="{x + 10}" y="{y + 18 + 18 * k:g}">{html.escape(line)}</text>'
-                    for k, line in enumerate(box)
-                ]
-                y += high + 14
-        for (i, x, y), (j, a, b) in itertools.product(rights, lefts):
-            if j != i + 1:
-                continue
-            drawn.append(
-                f'<path d="M{x} {y:g} C{x + 25} {y:g} {a - 25} {b:g} {a} {b:g}" fill="none" stroke="currentColor" opacity="0.6"/>'
-            )
-        wide_all = 990 if made else 740
-        told = f"{self.version.name} {self.version.version} comes from {', '.join(f'{n}@{v}' for n, v in self.tables.items()) or 'no tables'}"
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide_all} {tall + 20:g}" width="{wide_all}" role="img" '
-            f'aria-label="{html.escape(told)}" font-family="monospace" font-size="12" fill="currentColor">{"".join(drawn)}</svg>'
+        "The same, without the steps, as a picture that needs nothing else."
+        tables = [f"{n}@{v}" for n, v in self.tables.items()]
+        run, version = (
+            f"{self.pipeline or 'by hand'} {self.run}",
+            f"{self.version.name} {self.version.version}",
         )
+        needs = (
+            dict.fromkeys(tables, ())
+            | {run: tables, version: (run,)}
+            | dict.fromkeys(self.predictions, (version,))
+        )
+        notes = {t: f"{n:,} predictions" for t, n in self.predictions.items()}
+        notes |= {run: f"commit {self.commit[:9] or 'none'}", version: ", ".join(self.version.aliases)}
+        return draw(needs, f"Where {version} comes from", {}, notes, width=210)
 
 
 def lineage_of(version: ModelVersion) -> Lineage:

@@ -15,6 +15,7 @@ import numpy as np
 from ..core.errors import DataError, ModelError
 from ..core.settings import Settings
 from ..data.profiles import profile
+from ..data.splits import between
 from ..data.tables import read_table
 from .evaluation import classification_metrics
 from .registry import ModelVersion, find_version, load_version, load_views, register_model
@@ -84,18 +85,10 @@ def update_champion(
 
 def fresh_rows(settings: Settings, name: str, since: str, until: str | None = None) -> "pd.DataFrame":
     "Rows of the champion's feature table from `since` on, before `until`, whose label is known. Raises `DataError`."
-    import pandas as pd
-
     spec = load_version(settings, find_version(settings, name)).spec
     root = settings.resolve(settings.tables.url)
     data = read_table(root, spec.features).merge(read_table(root, spec.labels), on=spec.key)
-    zone = getattr(data[spec.time].dtype, "tz", None)
-    moment = lambda text: (
-        pd.Timestamp(text).tz_localize(zone) if zone and not pd.Timestamp(text).tzinfo else pd.Timestamp(text)
-    )
-    chosen = data[spec.time] >= moment(since)
-    if until is not None:
-        chosen &= data[spec.time] < moment(until)
+    chosen = between(data[spec.time], since, until)
     if not chosen.any():
         raise DataError(
             f"'{spec.features}' has no labelled rows from {since}" + (f" to {until}." if until else ".")

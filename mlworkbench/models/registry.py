@@ -29,6 +29,7 @@ from ..pipeline.step import context
 from ..pipeline.tracking import experiment_id, mlflow_client, use_mlflow
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from mlworkbench.data.views import FeatureView
@@ -256,6 +257,10 @@ class LoadedModel:
     spec: ModelSpec
     features: dict  # profile of the training rows
     predictions: dict  # profile of the probabilities on the hold-out
+
+    def probabilities(self, rows: "pd.DataFrame") -> "np.ndarray":
+        "Probability of class 1 for each of `rows`, which have the model's columns; shape (n_rows,)."
+        return self.model.predict_proba(rows[self.spec.columns])[:, 1]
 
 
 def version_folder(settings: Settings, version: ModelVersion) -> Path:

@@ -22,11 +22,13 @@ from ..core.errors import ModelError, WorkbenchError
 from ..core.settings import Settings, user_name
 from ..core.store import Store
 from .registry import ModelVersion, version_folder
+from ..pipeline.fingerprint import changes
 from ..pipeline.graph import read_pipeline
 from ..pipeline.history import manifests_of
 from ..pipeline.kernels import stop_servers
 from ..pipeline.request import Event, Request
 from ..pipeline.runner import run_pipeline
+from ..pipeline.step import is_input
 from ..pipeline.tracking import mlflow_client
 
 # %% ../../nbs/api/37_models.reproduction.ipynb #origin
@@ -114,9 +116,7 @@ def _again(
     tables, parameters = set(), {}
     for step in steps:
         known = next((v for unit, v in values.items() if unit.partition("[")[0] == step), {})
-        given = {
-            n: v for n, v in known.items() if not str(v).startswith(("store://", "table://", "models:/"))
-        }
+        given = {n: v for n, v in known.items() if not is_input(v)}
         parameters[step] = {n: v for n, v in given.items() if n in pipeline.steps[step].parameters}
         tables |= {t.partition("@")[0] for t in pipeline.steps[step].tables_read(given).values()}
     _copy_tables(settings, place / ".mlw" / "tables", tables)
@@ -159,22 +159,12 @@ class Reproduction:
         return "\n".join(lines)
 
 
-def _causes(then: Mapping, now: Mapping, inputs: set[str]) -> Iterator[str]:
-    "What differs between the parts of two fingerprints of a step."
-    if then["code"] != now["code"]:
-        yield "code of the notebook"
-    if then["python"] != now["python"]:
-        yield f"Python {then['python']} → {now['python']}"
-    for kind, words in (
-        ("modules", "module"),
-        ("distributions", "package"),
-        ("parameters", "parameter, file or table"),
-    ):
-        old, new = then.get(kind, {}), now.get(kind, {})
-        for name in sorted({*old, *new}):
-            if old.get(name) != new.get(name) and not (kind == "parameters" and name in inputs):
-                shown = f" {old.get(name)} → {new.get(name)}" if kind == "distributions" else ""
-                yield f"{words} {name}{shown}"
+def _without_inputs(parts: Mapping, values: Mapping) -> dict:
+    "The parts of a fingerprint without what came from other steps: that differs as a consequence, it is no cause."
+    return {
+        **parts,
+        "parameters": {n: v for n, v in parts["parameters"].items() if not is_input(values.get(n))},
+    }
 
 
 def compare_origin(origin: dict, now: Mapping[str, dict], code: str, tolerance: float) -> Reproduction:
@@ -185,11 +175,8 @@ def compare_origin(origin: dict, now: Mapping[str, dict], code: str, tolerance: 
         causes.append(f"steps that are gone: {', '.join(missing)}")
     for unit in units:
         then, again = origin["steps"][unit], now[unit]
-        inputs = {
-            n for n, v in then["values"].items() if str(v).startswith(("store://", "table://", "models:/"))
-        }
-        read = {n for n, v in then["values"].items() if str(v).startswith("table://")}
-        causes += [f"{c} (step {unit})" for c in _causes(then["parts"], again["parts"], inputs | read)]
+        own = [_without_inputs(told["parts"], then["values"]) for told in (then, again)]
+        causes += [f"{c} (step {unit})" for c in changes(*own)]
         made = {n: o.get("digest") or o["ref"] for n, o in again["outputs"].items()}
         for name, (_, digest) in then["outputs"].items():
             outputs += 1

@@ -105,20 +105,33 @@ def _forest(trial, numeric, categories, task, seed):
     return make_pipeline(_tree_columns(encode, numeric, categories), model)
 
 # %% ../../nbs/api/32_models.spaces.ipynb #boosting
+def _boosted(trial, leaf: tuple[str, int, int] = ("leaf_rows", 5, 500)) -> tuple:
+    "Trees, learning rate, leaves of a tree, least content of a leaf, L2 penalty and share of columns."
+    return (
+        trial.suggest_int("trees", 50, 400, log=True),
+        trial.suggest_float("learning_rate", 0.01, 0.3, log=True),
+        trial.suggest_int("leaves", 4, 63, log=True),
+        trial.suggest_int(*leaf, log=True),
+        trial.suggest_float("l2", 1e-3, 100, log=True),
+        trial.suggest_float("features", 0.2, 1.0),
+    )
+
+
 def _boosting(trial, numeric, categories, task, seed):
     "scikit-learn's histogram gradient boosting, with categories as such or as their mean answers."
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.pipeline import make_pipeline
 
     encode = trial.suggest_categorical("encode", ["native", "target"])
+    trees, rate, leaves, leaf_rows, l2, features = _boosted(trial)
     kind = HistGradientBoostingClassifier if task == "classification" else HistGradientBoostingRegressor
     model = kind(
-        max_iter=trial.suggest_int("trees", 50, 400, log=True),
-        learning_rate=trial.suggest_float("learning_rate", 0.01, 0.3, log=True),
-        max_leaf_nodes=trial.suggest_int("leaves", 4, 63, log=True),
-        min_samples_leaf=trial.suggest_int("leaf_rows", 5, 500, log=True),
-        l2_regularization=trial.suggest_float("l2", 1e-3, 100, log=True),
-        max_features=trial.suggest_float("features", 0.2, 1.0),
+        max_iter=trees,
+        learning_rate=rate,
+        max_leaf_nodes=leaves,
+        min_samples_leaf=leaf_rows,
+        l2_regularization=l2,
+        max_features=features,
         categorical_features=categories if encode == "native" else None,
         early_stopping=False,  # it would set aside rows at random, and so mix the days
         random_state=seed,
@@ -131,13 +144,14 @@ def _lightgbm(trial, numeric, categories, task, seed):
     from lightgbm import LGBMClassifier, LGBMRegressor
     from sklearn.pipeline import make_pipeline
 
+    trees, rate, leaves, leaf_rows, l2, features = _boosted(trial)
     model = (LGBMClassifier if task == "classification" else LGBMRegressor)(
-        n_estimators=trial.suggest_int("trees", 50, 400, log=True),
-        learning_rate=trial.suggest_float("learning_rate", 0.01, 0.3, log=True),
-        num_leaves=trial.suggest_int("leaves", 4, 63, log=True),
-        min_child_samples=trial.suggest_int("leaf_rows", 5, 500, log=True),
-        reg_lambda=trial.suggest_float("l2", 1e-3, 100, log=True),
-        colsample_bytree=trial.suggest_float("features", 0.2, 1.0),
+        n_estimators=trees,
+        learning_rate=rate,
+        num_leaves=leaves,
+        min_child_samples=leaf_rows,
+        reg_lambda=l2,
+        colsample_bytree=features,
         random_state=seed,
         verbosity=-1,
     )
@@ -150,14 +164,15 @@ def _xgboost(trial, numeric, categories, task, seed):
     from sklearn.pipeline import make_pipeline
     from xgboost import XGBClassifier, XGBRegressor
 
+    trees, rate, leaves, leaf_weight, l2, features = _boosted(trial, leaf=("leaf_weight", 1, 100))
     model = (XGBClassifier if task == "classification" else XGBRegressor)(
-        n_estimators=trial.suggest_int("trees", 50, 400, log=True),
-        learning_rate=trial.suggest_float("learning_rate", 0.01, 0.3, log=True),
-        max_leaves=trial.suggest_int("leaves", 4, 63, log=True),
+        n_estimators=trees,
+        learning_rate=rate,
+        max_leaves=leaves,
         grow_policy="lossguide",
-        min_child_weight=trial.suggest_float("leaf_weight", 1, 100, log=True),
-        reg_lambda=trial.suggest_float("l2", 1e-3, 100, log=True),
-        colsample_bytree=trial.suggest_float("features", 0.2, 1.0),
+        min_child_weight=leaf_weight,
+        reg_lambda=l2,
+        colsample_bytree=features,
         random_state=seed,
     )
     encode = trial.suggest_categorical("encode", ["ordinal", "target"])

@@ -35,6 +35,7 @@ from mlworkbench.core.store import (
 )
 from ..data.splits import Split
 from .spaces import Space
+from ..pipeline.cluster import connect
 from ..pipeline.step import context
 from ..pipeline.tracking import experiment_id, mlflow_client
 
@@ -101,7 +102,7 @@ Submit = Callable[..., "Future[list[float]]"]
 def _workers(workers: int | str, rows: Rows) -> Iterator[tuple[Submit, int]]:
     "How to have something scored, and how many at a time: here, in processes, or by a Dask cluster."
     if isinstance(workers, str):
-        with _cluster(workers) as client:
+        with connect(workers) as client:
             shared = client.scatter(rows, broadcast=True)
             count = sum(client.nthreads().values())
             yield functools.partial(client.get_executor(pure=False).submit, score_folds, shared), count
@@ -120,21 +121,6 @@ def _workers(workers: int | str, rows: Rows) -> Iterator[tuple[Submit, int]]:
                 yield functools.partial(pool.submit, score_folds, file), workers
             finally:
                 pool.shutdown(wait=True, kill_workers=True)
-
-
-@contextlib.contextmanager
-def _cluster(address: str):
-    "Client of a Dask cluster. Raises `SettingsError`."
-    try:
-        from distributed import Client
-    except ImportError as err:
-        raise SettingsError("Dask is not installed here: pip install 'mlworkbench[cluster]'.") from err
-    try:
-        client = Client(address, timeout="10s", set_as_default=False)
-    except (OSError, ValueError) as err:
-        raise SettingsError(f"No Dask scheduler answers at {address}: {err}.", scheduler=address) from err
-    with client:
-        yield client
 
 # %% ../../nbs/api/32b_models.tuning.ipynb #draw
 class _OfFamily:

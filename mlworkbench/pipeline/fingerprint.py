@@ -169,7 +169,7 @@ def fingerprint_of(parts: Mapping) -> str:
 
 # %% ../../nbs/api/24_pipeline.fingerprint.ipynb #why
 _PARTS = {"code": "code", "python": "python", "personal": "columns tagged pii"}
-_WORDS = {"parameters": "parameter {}", "modules": "module {}", "distributions": "package {}"}
+_WORDS = {"parameters": "parameter {}", "modules": "module {}", "distributions": "package {} {} → {}"}
 
 
 def changes(before: Mapping, after: Mapping) -> list[str]:
@@ -177,5 +177,9 @@ def changes(before: Mapping, after: Mapping) -> list[str]:
     found = [w for part, w in _PARTS.items() if before.get(part) != after.get(part)]
     for kind, words in _WORDS.items():
         old, new = before.get(kind, {}), after.get(kind, {})
-        found += [words.format(n) for n in sorted({*old, *new}) if old.get(n) != new.get(n)]
+        found += [
+            words.format(n, old.get(n, "none"), new.get(n, "none"))
+            for n in sorted({*old, *new})
+            if old.get(n) != new.get(n)
+        ]
     return found

@@ -35,7 +35,7 @@ class Predictor:
                     f"Model {version.name} {version.version} needs the column '{column}'.{did_you_mean(column, rows.columns)}",
                     column=column,
                 )
-        return self.loaded.model.predict_proba(rows[columns])[:, 1] if len(rows) else np.empty(0)
+        return self.loaded.probabilities(rows) if len(rows) else np.empty(0)
 
 
 def open_predictor(settings: Settings, model: str, which: str = CHAMPION) -> Predictor:
