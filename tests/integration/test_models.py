@@ -35,7 +35,7 @@ def test_a_version_is_made_again_in_another_folder_and_a_change_is_named(tmp_pat
     train.write_text(text.replace("l2_regularization=1.0", "l2_regularization=2.0"))
     assert mlw(one, "run", "flights", *SMALL).returncode == 0
     other = mlw(two, "reproduce", "flights", "2")
-    assert "code of the notebook (step train)" in other.stdout, other.stdout + other.stderr
+    assert "code (step train)" in other.stdout, other.stdout + other.stderr
     assert other.stdout.count("differs:") == 1 and "output: train.model" in other.stdout
 
 
