@@ -81,19 +81,34 @@ def home() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    "MLflow's database as it makes it, which takes it seconds; with nothing in it."
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}").search_registered_models()
+    return path
+
+
+def _empty_project(folder: Path, database: Path, name: str) -> Path:
+    (folder / "settings.ini").write_text(f"[project]\nname = {name}\n")
+    (folder / ".mlw").mkdir()
+    shutil.copy(database, folder / ".mlw")
+    return folder
+
+
 @pytest.fixture
-def project(home) -> Path:
+def project(home, empty_database) -> Path:
     "An empty project."
-    (home / "settings.ini").write_text("[project]\nname = small\n")
-    return home
+    return _empty_project(home, empty_database, "small")
 
 
 @pytest.fixture
-def own_project(tmp_path, monkeypatch) -> Path:
+def own_project(tmp_path, empty_database, monkeypatch) -> Path:
     "An empty project, which this process works in as a kernel would."
-    (tmp_path / "settings.ini").write_text("[project]\nname = x\n")
     monkeypatch.setenv("MLW_PROJECT", str(tmp_path))
-    return tmp_path
+    return _empty_project(tmp_path, empty_database, "x")
 
 
 @pytest.fixture

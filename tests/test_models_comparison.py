@@ -7,6 +7,7 @@ from mlworkbench.models.comparison import (
     DataError,
     Difference,
     compare,
+    compare_apart,
     compare_auc,
     compare_by_bootstrap,
     compare_losses,
@@ -129,3 +130,20 @@ def test_slices_are_judged_together():
 def test_missing_scores_are_refused():
     with pytest.raises(DataError, match="Scores are missing"):
         delong(np.array([0, 1, 0, 1]), np.array([[0.1, np.nan, 0.2, 0.3]]))
+
+
+def test_on_different_rows_the_intervals_hold_what_they_promise():
+    covered = {"auc": 0, "log_loss": 0, "brier": 0}
+    for seed in range(200):
+        sides = [sample(300, seed=[seed, side], gain=0) for side in (0, 1)]
+        for difference in compare_apart(*((labels, scores) for labels, scores, _ in sides)):
+            covered[difference.metric] += difference.low <= 0 <= difference.high
+    assert all(180 <= n <= 199 for n in covered.values()), covered
+
+
+def test_on_different_rows_the_gains_are_the_metrics_differences():
+    (y, p, _), (z, _, q) = sample(400, seed=1), sample(700, seed=2)
+    auc, loss, brier = compare_apart((y, p), (z, q))
+    assert auc.gain == pytest.approx(roc_auc_score(z, q) - roc_auc_score(y, p)) and auc.rows == 1100
+    assert loss.gain == pytest.approx(log_loss(y, p) - log_loss(z, q))
+    assert brier.gain == pytest.approx(brier_score_loss(y, p) - brier_score_loss(z, q))

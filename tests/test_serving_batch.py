@@ -4,23 +4,34 @@
 
 # %% auto #0
 from mlworkbench.serving.batch import (
+    ADDED,
     DataError,
     month_bounds,
     read_table,
     score_month,
+    score_rows,
     write_table,
 )
 
 # %% ../nbs/api/54_serving.batch.ipynb #test-batch
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from mlworkbench.core.errors import ModelNotFound
 from mlworkbench.models.registry import ModelSpec, register_model
 from mlworkbench.pipeline.step import context
 from mlworkbench.pipeline.tracking import mlflow_client
+
+COLUMNS = ["x", "code"]
 
 
 @pytest.fixture
@@ -32,12 +43,16 @@ def project(own_project):
             "id": range(1000),
             "at": pd.date_range("2013-01-01", periods=1000, freq="2h", tz="UTC"),
             "x": rng.normal(size=1000),
+            "code": rng.choice(["01", "02"], 1000),
         }
     )
     write_table(settings.resolve(settings.tables.url), "f", rows)
-    model = LogisticRegression().fit(rows[["x"]], rows.x > 0)
-    spec = ModelSpec(["x"], "f", "l", "id", "at", "y", "known")
-    register_model(model, "m", spec, rows[["x"]].head(), {}, {})
+    encode = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), ["code"]), remainder="passthrough"
+    )
+    model = make_pipeline(encode, LogisticRegression()).fit(rows[COLUMNS], rows.x + (rows.code == "01") > 0.5)
+    spec = ModelSpec(COLUMNS, "f", "l", "id", "at", "y", "known")
+    register_model(model, "m", spec, rows[COLUMNS].head(), {}, {}, holdout=rows[COLUMNS])
     mlflow_client(settings).set_registered_model_alias("m", "champion", "1")
     return settings, rows, model
 
@@ -62,11 +77,11 @@ def test_a_month_is_scored_in_batches_with_the_version_that_said_it(project):
     february = rows[rows["at"].dt.strftime("%Y-%m") == "2013-02"]
     table = read_table(settings.resolve(settings.tables.url), "m_predictions").sort_values("id")
     assert scored.rows == len(table) == len(february) == 336 and seen[-1] == (336, 336) and len(seen) >= 4
-    np.testing.assert_allclose(table.probability, model.predict_proba(february[["x"]])[:, 1])
+    np.testing.assert_allclose(table.probability, model.predict_proba(february[COLUMNS])[:, 1], atol=1e-12)
     assert (
         table.id.tolist() == february.id.tolist()
         and set(table.model_version) == {1}
-        and scored.mean_probability == pytest.approx(table.probability.mean())
+        and scored.mean == pytest.approx(table.probability.mean())
     )
 
 
@@ -84,3 +99,99 @@ def test_months_without_rows_and_missing_models_are_said(project):
         score_month(settings, "m", "2014-01")
     with pytest.raises(ModelNotFound, match="no challenger2"):
         score_month(settings, "m", "2013-01", which="challenger2")
+
+
+def table(settings, name="out"):
+    return read_table(settings.resolve(settings.tables.url), name)
+
+
+def the_same(found, rows, model):
+    "Each row once, in order, with its answer."
+    assert found.id.tolist() == rows.id.tolist() and set(found.model_version) == {1}
+    np.testing.assert_allclose(found.prediction, model.predict_proba(rows[COLUMNS])[:, 1], atol=1e-12)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl", ""])
+def test_tables_and_files_are_scored_alike(project, ending):
+    settings, rows, model = project
+    source = "f@0"
+    if ending:
+        source = str(settings.root / f"rows.{ending}")
+        told = {"parquet": rows.to_parquet, "csv": lambda p: rows.to_csv(p, index=False)}
+        told["jsonl"] = lambda p: rows.to_json(p, orient="records", lines=True, date_format="iso")
+        told[ending](source)
+    seen = []
+    done = score_rows(settings, "m", source, "out", batch_size=300, on_batch=lambda *a: seen.append(a))
+    assert (done.rows, done.before, len(seen), seen[-1][0]) == (1000, 0, 4, 1000)
+    the_same(table(settings).sort_values("id", ignore_index=True), rows, model)
+    assert done.mean == pytest.approx(table(settings).prediction.mean())
+    again = score_rows(settings, "m", source, "out", batch_size=300)
+    assert (again.rows, again.before) == (0, 1000) and len(table(settings)) == 1000
+
+
+def test_processes_answer_as_one_does(project):
+    settings, rows, model = project
+    score_rows(settings, "m", "f", "out", batch_size=100, workers=2, keep=["id"])
+    the_same(table(settings).sort_values("id", ignore_index=True), rows, model)
+    assert list(table(settings).columns) == ["id", *ADDED]
+
+
+SCRIPT = """
+from mlworkbench.core.settings import read_settings
+from mlworkbench.serving.batch import score_rows
+def tell(done, total):
+    print(done, flush=True)
+    {wait}
+score_rows(read_settings(), "m", "f", "out", batch_size=20, on_batch=tell)
+"""
+
+
+def scoring(settings, wait="pass"):
+    code = SCRIPT.format(wait=wait)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=settings.root, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_a_killed_scoring_goes_on_and_no_row_is_twice_or_left_out(project):
+    settings, rows, model = project
+    for after in (3, 11, 7):
+        child = scoring(settings, "__import__('time').sleep(0.02)")
+        for _ in range(after):
+            child.stdout.readline()
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    before = len(table(settings))
+    assert 0 < before < 1000
+    done = score_rows(settings, "m", "f", "out", batch_size=20)
+    assert (done.rows, done.before) == (1000 - before, before)
+    the_same(table(settings).sort_values("id", ignore_index=True), rows, model)
+
+
+def test_two_that_score_the_same_write_each_row_once(project):
+    settings, rows, model = project
+    both = [scoring(settings), scoring(settings)]
+    codes = [child.wait() for child in both]
+    assert 0 in codes
+    the_same(table(settings).sort_values("id", ignore_index=True), rows, model)
+
+
+def test_what_can_not_be_scored_is_said(project, tmp_path):
+    settings, rows, _ = project
+    root = settings.resolve(settings.tables.url)
+    with pytest.raises(DataError, match=r"has no column 'x'\. Did you mean"):
+        write_table(root, "g", rows.rename(columns={"x": "xx"}))
+        score_rows(settings, "m", "g", "out")
+    with pytest.raises(DataError, match="has a column 'prediction' already"):
+        write_table(root, "h", rows.assign(prediction=1.0))
+        score_rows(settings, "m", "h", "out")
+    score_rows(settings, "m", "h", "out", keep=["id"])
+    with pytest.raises(DataError, match="has no column 'idd'"):
+        score_rows(settings, "m", "f", "out", keep=["idd"])
+    with pytest.raises(DataError, match="no table 'nothing'"):
+        score_rows(settings, "m", "nothing", "out")
+    with pytest.raises(DataError, match="is no table name"):
+        score_rows(settings, "m", "f", "my out")
+    with pytest.raises(DataError, match="has no rows"):
+        write_table(root, "e", rows[:0])
+        score_rows(settings, "m", "e", "out2")

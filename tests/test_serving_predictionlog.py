@@ -15,6 +15,7 @@ from mlworkbench.serving.predictionlog import (
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -140,6 +141,33 @@ def test_a_table_that_is_away_leaves_the_spool_alone(settings):
     assert mover.problems == {} and list(served(settings).request_id) == ["a"]
 
 
+def test_a_table_that_does_not_answer_is_said_and_holds_nobody_up(settings, monkeypatch):
+    with socket.socket() as silent:  # takes connections and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(50)
+        told = {"ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "ALLOW_HTTP": "true"}
+        for name, value in (told | {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "REGION": "eu"}).items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        away = settings.model_copy(
+            update={"tables": settings.tables.model_copy(update={"url": "s3://bucket/tables"})}
+        )
+        kept = PredictionLog(away, "m").open()
+        mover = Mover([kept], every=0.05)
+        mover.patience = 0.2
+        for i in range(20):
+            kept.append(line(f"r{i}"))
+            time.sleep(0.05)
+        deadline = time.monotonic() + 20
+        while not mover.problem("m") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert "its table has not answered for" in mover.problem("m")
+        began = time.monotonic()
+        mover.close(patience=0.5)
+        assert time.monotonic() - began < 15
+    PredictionLog(settings, "m").flush()
+    assert sorted(served(settings).request_id) == sorted(f"r{i}" for i in range(20))
+
+
 def test_a_full_disk_leaves_no_half_of_a_line(settings, monkeypatch):
     kept = PredictionLog(settings, "m").open()
     kept.append(line("a"))
@@ -190,7 +218,7 @@ def test_personal_columns_and_versions_with_other_columns(settings):
             "champion",
             0.1,
             other,
-            Batch(np.array([[1.0, np.nan]]), np.empty((1, 0), object)),
+            Batch(np.array([[1.0, np.nan]]), np.empty((1, 0), object), {"flight_id": ["7"]}),
             np.array([0.5]),
         )
     )
@@ -199,6 +227,7 @@ def test_personal_columns_and_versions_with_other_columns(settings):
     rows = served(settings).set_index("request_id")
     assert (
         rows.carrier.isna().all()
+        and rows.flight_id.dropna().to_dict() == {"b": "7"}
         and rows.model_version.to_dict() == {"a": 3, "b": 4}
         and rows.hour.isna().all()
     )

@@ -4,9 +4,12 @@
 
 # %% auto #0
 from mlworkbench.serving.predictor import (
+    Batch,
+    Columns,
     DataError,
     LoadedModel,
     Predictor,
+    joined,
     np,
 )
 
@@ -21,10 +24,12 @@ from mlworkbench.models.registry import ModelSpec, ModelVersion
 def test_columns_are_picked_by_name_and_none_may_be_missing():
     rows = pd.DataFrame({"a": [0.0, 1.0, 0.1, 0.8], "b": [1.0, 0.0, 2.0, 1.0]})
     model = LogisticRegression().fit(rows, [0, 1, 0, 1])
-    predict = Predictor(
-        LoadedModel(ModelVersion("m", 1), model, ModelSpec(["a", "b"], "f", "l", "k", "t", "y", "d"), {}, {})
-    )
-    np.testing.assert_array_equal(predict(rows[["b", "a"]].assign(c=1)), model.predict_proba(rows)[:, 1])
+    spec = ModelSpec(["a", "b"], "f", "l", "k", "t", "y", "d")
+    predict = Predictor(LoadedModel(ModelVersion("m", 1), model, spec, {}, {}), Columns(["a", "b"], []))
+    wanted = model.predict_proba(rows)[:, 1]
+    np.testing.assert_array_equal(predict(rows[["b", "a"]].assign(c=1)), wanted)
     assert predict(rows.iloc[:0]).shape == (0,)
+    one, rest = (Batch(part.to_numpy(), np.empty((len(part), 0), object)) for part in (rows[:1], rows[1:]))
+    np.testing.assert_array_equal(predict.run(joined([one, rest])), wanted)
     with pytest.raises(DataError, match="needs the column 'b'"):
         predict(rows[["a"]])

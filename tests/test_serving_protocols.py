@@ -6,6 +6,7 @@
 from mlworkbench.serving.protocols import (
     Batch,
     Columns,
+    Schema,
     from_csv,
     from_mlflow,
     from_rows,
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 from mlworkbench.core.errors import DataError
 
 columns = Columns(["wind", "hour"], ["carrier"])
-order = ["carrier", "wind", "hour"]
+schema = Schema(columns, ["carrier", "wind", "hour"])
 ROWS = [{"wind": 1.5, "hour": 7, "carrier": "AA"}, {"wind": None, "hour": 8, "carrier": None}]
 SPLIT = {"columns": ["hour", "wind", "carrier"], "data": [[7, 1.5, "AA"], [8, None, None]]}
 
@@ -47,11 +48,11 @@ def same(batch):
     ],
 )
 def test_all_of_mlflows_forms_mean_the_same(body):
-    same(from_mlflow(columns, order, json.loads(json.dumps(body))))
+    same(from_mlflow(schema, json.loads(json.dumps(body))))
 
 
 def test_csv_tensors_and_rows_mean_it_too():
-    same(from_csv(columns, b"\xef\xbb\xbfcarrier,wind,hour\nAA,1.5,7\n,,8\n"))
+    same(from_csv(schema, b"\xef\xbb\xbfcarrier,wind,hour\nAA,1.5,7\n,,8\n"))
     tensor = lambda name, kind, data, shape=None: {
         "name": name,
         "datatype": kind,
@@ -63,9 +64,9 @@ def test_csv_tensors_and_rows_mean_it_too():
         tensor("hour", "INT64", [[7], [8]], [2, 1]),
         tensor("carrier", "BYTES", ["AA", None]),
     ]
-    same(from_v2(columns, {"inputs": inputs}))
-    same(from_rows(columns, {"rows": ROWS}))
-    assert len(from_rows(columns, ROWS[0])) == 1
+    same(from_v2(schema, {"inputs": inputs}))
+    same(from_rows(schema, {"rows": ROWS}))
+    assert len(from_rows(schema, ROWS[0])) == 1
     told = to_v2("m", 3, "x", np.array([0.25]), "probability")
     assert told["outputs"][0]["data"] == [0.25] and told["model_version"] == "3"
 
@@ -101,7 +102,7 @@ def test_csv_tensors_and_rows_mean_it_too():
 )
 def test_what_is_wrong_is_named(read, body, said):
     with pytest.raises(DataError, match=said):
-        read(columns, body)
+        read(schema, body)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_what_is_wrong_is_named(read, body, said):
 )
 def test_what_is_wrong_in_mlflows_forms_is_named(body, said):
     with pytest.raises(DataError, match=said):
-        from_mlflow(columns, order, body)
+        from_mlflow(schema, body)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_what_is_wrong_in_mlflows_forms_is_named(body, said):
 )
 def test_what_is_wrong_in_csv_is_named(data, said):
     with pytest.raises(DataError, match=said):
-        from_csv(columns, data)
+        from_csv(schema, data)
 
 
 json_values = st.recursive(
@@ -141,7 +142,7 @@ json_values = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                [*order, "rows", "inputs", "instances", "name", "shape", "data", "datatype", "columns"]
+                [*schema.order, "rows", "inputs", "instances", "name", "shape", "data", "datatype", "columns"]
             ),
             inner,
             max_size=4,
@@ -154,7 +155,20 @@ json_values = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(json_values)
 def test_whatever_comes_is_a_batch_or_an_error_of_ours(body):
-    readers = (from_rows, from_v2, lambda c, b: from_mlflow(c, order, b))
-    for read in readers:
+    for read in (from_rows, from_v2, from_mlflow):
         with contextlib.suppress(DataError):
-            assert isinstance(read(columns, body), Batch)
+            assert isinstance(read(schema, body), Batch)
+
+
+def test_what_can_be_looked_up_may_be_left_out_and_keys_are_kept():
+    short = Schema(columns, schema.order, ("flight_id",), frozenset(["wind"]))
+    batch = from_rows(
+        short, {"rows": [{"hour": 1, "carrier": "AA", "flight_id": 7}, {**ROWS[1], "flight_id": "x"}]}
+    )
+    assert batch.absent == {"wind": [0]} and batch.extra == {"flight_id": ["7", "x"]}
+    batch = from_mlflow(short, {"inputs": {"hour": [1, 2], "carrier": ["AA", None], "flight_id": [1, None]}})
+    assert batch.absent == {"wind": [0, 1]} and batch.extra == {"flight_id": ["1", None]}
+    with pytest.raises(DataError, match="Row 0 lacks the columns carrier"):
+        from_rows(short, {"hour": 1})
+    with pytest.raises(DataError, match="column 'flight_id': it takes a text, a number or null"):
+        from_rows(short, {**ROWS[0], "flight_id": [1]})

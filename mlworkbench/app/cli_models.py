@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODEL_COMMANDS', 'models', 'request', 'approve', 'reject', 'gates', 'card', 'lineage', 'rollback', 'retire', 'audit',
-           'list_', 'verify_', 'export', 'serve', 'learn', 'reproduce', 'export_model']
+           'list_', 'verify_', 'export', 'learn', 'reproduce', 'export_model']
 
 # %% ../../nbs/api/70d_app.cli_models.ipynb #imports
 import sys
@@ -273,30 +273,6 @@ def export(kind, output) -> None:
     else:
         click.echo(text, nl=False)
 
-# %% ../../nbs/api/70d_app.cli_models.ipynb #serve
-@click.command(epilog=_example("mlw serve flights", "mlw serve flights delays --port 9000"))
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address to listen at; others than this machine's need keys.",
-)
-@click.option("--port", default=8000, show_default=True)
-@click.option("--insecure", is_flag=True, help="Let everybody who can reach it ask.")
-def serve(models, host, port, insecure) -> None:
-    "Serve the champions of MODELs, of all that have one if none is named: MLflow's protocol, the Open Inference Protocol, /models/NAME/predict."
-    from mlworkbench.core.errors import ModelNotFound
-    from mlworkbench.governance.approvals import champions
-    from mlworkbench.serving.server import serve as run
-
-    settings = _settings()
-    names = list(dict.fromkeys(models)) or sorted(champions(settings))
-    if not names:
-        raise ModelNotFound("No model has a champion yet. Approve one: mlw approve MODEL --reason '…'.")
-    click.echo(f"{', '.join(names)} at http://{host}:{port} · /openapi.json · /metrics · Ctrl-C ends it")
-    run(settings, names, host, port, insecure)
-
 # %% ../../nbs/api/70d_app.cli_models.ipynb #learn
 @click.command(epilog=_example("mlw learn flights --from 2013-04-01 --until 2013-05-01"))
 @click.argument("model")
@@ -381,7 +357,6 @@ MODEL_COMMANDS = [
     models,
     request,
     learn,
-    serve,
     approve,
     reject,
     rollback,

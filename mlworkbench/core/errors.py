@@ -12,7 +12,7 @@ from collections.abc import Iterable
 __all__ = ['WorkbenchError', 'SettingsError', 'ProjectNotFound', 'StoreError', 'ArtifactMissing', 'ArtifactDamaged', 'DataError',
            'TableNotFound', 'ContractBroken', 'PipelineError', 'NotebookError', 'ParameterError', 'InputError',
            'CycleError', 'StepFailed', 'KernelDied', 'ModelNotFound', 'ModelError', 'SearchFailed', 'NotPortable',
-           'ApprovalRefused', 'RoleMissing', 'did_you_mean']
+           'ApprovalRefused', 'RoleMissing', 'AccessRefused', 'did_you_mean']
 
 # %% ../../nbs/api/00_core.errors.ipynb #root
 class WorkbenchError(Exception):
@@ -115,6 +115,10 @@ class ApprovalRefused(WorkbenchError, PermissionError):
 
 class RoleMissing(ApprovalRefused):
     "Something that the user's role does not allow."
+
+
+class AccessRefused(WorkbenchError, PermissionError):
+    "A caller whose key or token is not good for what it asks; `fields` has the HTTP status."
 
 # %% ../../nbs/api/00_core.errors.ipynb #alternatives
 def did_you_mean(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SECTIONS', 'ProjectSection', 'StoreSection', 'TablesSection', 'TrackingSection', 'AuditSection', 'FeaturesSection',
            'RolesSection', 'ApprovalsSection', 'ModelsSection', 'NotifySection', 'GatesSection', 'KernelsSection',
-           'EngineSection', 'ServingSection', 'MonitorSection', 'Settings', 'find_project', 'read_settings',
-           'user_name']
+           'EngineSection', 'ServingSection', 'CanarySection', 'MonitorSection', 'Settings', 'find_project',
+           'read_settings', 'user_name']
 
 # %% ../../nbs/api/01_core.settings.ipynb #imports
 import configparser
@@ -180,11 +180,38 @@ class ServingSection(_Section):
     keys: str = Field(
         "", description="env:NAME of name:key pairs, separated by commas; without, everybody may ask"
     )
+    jwt: str = Field("", description="env:NAME of a secret or a public key that tokens are checked with")
+    audience: str = Field("", description="audience that a token must name")
+    issuer: str = Field("", description="issuer that a token must name")
+    traffic: str = Field(
+        "", description="who answers, as in: flights canary 10 by carrier, churn shadow; else the champion"
+    )
+    sample: float = Field(1.0, gt=0, le=1, description="share of the requests that are recorded")
+    unrecorded: Literal["answer", "refuse"] = Field(
+        "answer", description="what becomes of an answer that can't be recorded, as on a full disk"
+    )
     in_flight: int = Field(256, ge=1, description="requests at a time; more get 429")
     rows: int = Field(10_000, ge=1, description="rows of a request, at most")
     body: float = Field(16.0, gt=0, description="megabytes of a request, at most")
     seconds: float = Field(30.0, gt=0, description="that a request may take to arrive")
     follow: float = Field(2.0, gt=0, description="seconds between looks for a new champion")
+
+
+class CanarySection(_Section):
+    "When a version on trial becomes champion, and when its trial ends."
+
+    requests: int = Field(1000, ge=1, description="requests that it must have answered")
+    minutes: float = Field(10.0, ge=0, description="that the trial takes at least")
+    errors: float = Field(
+        0.01, ge=0, le=1, description="share of its requests that may fail beyond the champion's"
+    )
+    latency: float = Field(1.5, gt=0, description="95th percentile, times the champion's, at most")
+    drift: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="distance (Kolmogorov-Smirnov) of its answers from the champion's, at most",
+    )
 
 
 class MonitorSection(_Section):
@@ -216,6 +243,7 @@ class Settings(_Section):
     models: ModelsSection = ModelsSection()
     notify: NotifySection = NotifySection()
     serving: ServingSection = ServingSection()
+    canary: CanarySection = CanarySection()
     monitor: MonitorSection = MonitorSection()
 
     def resolve(self, url: str) -> str:

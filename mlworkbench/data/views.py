@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_KEYS', 'FeatureView', 'feature_view', 'views_bytes', 'read_views', 'historical_features', 'online_store',
-           'materialize', 'online_features', 'online_state']
+           'materialize', 'online_features', 'online_columns', 'online_state']
 
 # %% ../../nbs/api/13b_data.views.ipynb #imports
 import datetime as dt
@@ -250,6 +250,14 @@ def online_features(
         twice = joined.columns[joined.columns.duplicated()][0]
         raise DataError(f"Two of the views have a feature '{twice}'; rename one.", column=twice)
     return joined
+
+
+def online_columns(engine: "sa.Engine", view: FeatureView) -> list[str]:
+    "Features of the view that are online; none before it was materialized."
+    import sqlalchemy as sa
+
+    name, look = _online_table(view).name, sa.inspect(engine)
+    return [c["name"] for c in look.get_columns(name)][3:] if look.has_table(name) else []
 
 
 def _newest_facts(connection, view: FeatureView, keys: list[str]) -> tuple[list[str], dict[str, tuple]]:

@@ -56,7 +56,7 @@ def _decide(
         versions = model_versions(settings, model)
         challenger, champion = _by_alias(versions, CHALLENGER), _by_alias(versions, CHAMPION)
         if challenger is None:
-            last = next((r for r in reversed(rows) if r.model == model), None)
+            last = next((r for r in reversed(rows) if r.model == model and r.action in _PAST), None)
             told = (
                 f" The last decision: {last.actor} {_PAST[last.action]} version {last.version} at {last.at}."
                 if last
@@ -141,7 +141,8 @@ def _agreed(settings: Settings, rows: list[AuditRow], challenger: ModelVersion, 
     "How many approve, this one among them, of how many who must. Raises `ApprovalRefused`."
     needed = settings.approvals.required
     before: set[str] = set()  # since the last decision about this version that was whole
-    for row in (r for r in rows if (r.model, r.version) == (challenger.name, challenger.version)):
+    about = (challenger.name, challenger.version)
+    for row in (r for r in rows if (r.model, r.version) == about and r.action in _PAST):
         if row.action == "approve" and row.details.get("approvals", 1) < row.details.get("of", 1):
             before.add(row.actor)
         else:

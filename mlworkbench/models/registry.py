@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'CHALLENGER', 'CHAMPION', 'ModelSpec', 'ModelVersion', 'register_model', 'model_names', 'model_versions',
            'find_version', 'LoadedModel', 'version_folder', 'load_version', 'load_onnx', 'export_version',
-           'load_holdout', 'load_views']
+           'version_spec', 'load_holdout', 'load_views']
 
 # %% ../../nbs/api/31_models.registry.ipynb #imports
 import contextlib
@@ -277,7 +277,7 @@ def load_version(settings: Settings, version: ModelVersion) -> LoadedModel:
     return LoadedModel(
         version,
         use_mlflow(settings).sklearn.load_model(str(folder)),
-        _spec(settings, version),
+        version_spec(settings, version),
         part("features"),
         part("predictions"),
     )
@@ -317,7 +317,7 @@ def export_version(settings: Settings, version: ModelVersion, folder: str | Path
         if folder.exists():
             raise ModelError(f"{folder} is there already; name another folder.", path=str(folder))
         return Path(shutil.copytree(version_folder(settings, version), folder))
-    data, spec = load_onnx(settings, version), _spec(settings, version)
+    data, spec = load_onnx(settings, version), version_spec(settings, version)
     rows, tags = load_holdout(settings, version), version.tags
     if rows is None or set(spec.columns) - set(rows.columns):
         rows = _example_rows(settings, version, spec)
@@ -332,7 +332,8 @@ def export_version(settings: Settings, version: ModelVersion, folder: str | Path
     return write_folder(folder, data, rows[spec.columns].head(20), about)
 
 
-def _spec(settings: Settings, version: ModelVersion) -> ModelSpec:
+def version_spec(settings: Settings, version: ModelVersion) -> ModelSpec:
+    "What was registered about the version."
     return ModelSpec(
         **json.loads((version_folder(settings, version) / "extra_files" / "spec.json").read_text())
     )

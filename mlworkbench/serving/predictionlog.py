@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from ..core.errors import StoreError
 from ..core.settings import Settings
 from ..data.privacy import personal_columns
 from ..models.onnxgraph import Columns
-from .protocols import Batch
+from .predictor import Batch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,7 +55,7 @@ def entry(
     import orjson
 
     told = [identity, round(at * 1e6), version, arm, seconds, columns.numbers, columns.categories]
-    told += [batch.numbers, batch.categories.tolist(), np.ascontiguousarray(answers, float)]
+    told += [batch.numbers, batch.categories.tolist(), np.ascontiguousarray(answers, float), batch.extra]
     return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
 
 
@@ -70,7 +71,9 @@ def _table(lines: list[bytes], personal: set[str]) -> "pa.Table":
     kinds: dict[str, pa.DataType] = {}
     count = 0
     for line in lines:
-        identity, at, version, arm, seconds, numbers, categories, values, texts, answers = orjson.loads(line)
+        identity, at, version, arm, seconds, numbers, categories, values, texts, answers, extra = (
+            orjson.loads(line)
+        )
         n = len(answers)
         for name, value in (
             ("request_id", identity),
@@ -86,7 +89,10 @@ def _table(lines: list[bytes], personal: set[str]) -> "pa.Table":
         for names, table, kind in ((numbers, values, pa.float64()), (categories, texts, pa.string())):
             for j, name in enumerate(names):
                 kinds[name] = kind
-                here[name] = [None if name in personal else row[j] if row[j] != "" else None for row in table]
+                here[name] = [row[j] if row[j] != "" else None for row in table]
+        kinds |= dict.fromkeys(extra, pa.string())
+        here |= extra
+        here |= {name: [None] * n for name in personal.intersection(here)}
         for name in {*features, *here}:
             features.setdefault(name, [None] * count).extend(here.get(name, [None] * n))
         count += n
@@ -214,6 +220,10 @@ class Mover:
     def __init__(self, logs: list[PredictionLog], every: float = 5.0):
         self.logs, self.every, self.process = logs, every, None
         self.problems: dict[str, str] = {}  # model → why its segments stay where they are
+        self.patience, self.began = (
+            max(60.0, 12 * every),
+            0.0,
+        )  # seconds; when the move under way began, 0 if none is
         self.stop, self.turn = threading.Event(), threading.Lock()
         self.thread = threading.Thread(target=self._often, name="mover", daemon=True)
         self.thread.start()
@@ -226,7 +236,18 @@ class Mover:
     def move(self) -> None:
         "End the present segments and have all that are finished moved; one call at a time."
         with self.turn:
+            self.began = time.monotonic()
             self._move()
+            self.began = 0.0
+
+    def problem(self, model: str) -> str:
+        "Why the model's predictions are not in their table yet; empty if nothing keeps them."
+        waits = time.monotonic() - self.began if self.began else 0.0
+        if waits > self.patience:
+            return (
+                f"the prediction log stays in the spool; its table has not answered for {waits:.0f} seconds"
+            )
+        return self.problems.get(model, "")
 
     def _move(self) -> None:
         for one in self.logs:
@@ -257,17 +278,21 @@ class Mover:
             json.dumps({"settings": settings, "models": [one.model for one in self.logs]}) + "\n"
         )
 
-    def close(self) -> None:
-        "End the logs, move what is left, and end."
+    def close(self, patience: float = 60.0) -> None:
+        "End the logs, move what is left, and end; what a table does not take within so many seconds stays in the spool."
+        give_up = threading.Timer(patience, lambda: self.process.kill())
+        give_up.start()
         self.stop.set()
-        self.thread.join(60)
+        self.thread.join()
         for one in self.logs:
             one.close()
-        self.move()
-        if self.process:
+        if give_up.is_alive():
+            self.move()
+        give_up.cancel()
+        with contextlib.suppress(OSError):
             self.process.stdin.close()
-            self.process.wait(60)
-            self.process.stdout.close()
+        self.process.wait()
+        self.process.stdout.close()
 
 
 def move_when_told() -> None:
