@@ -4,6 +4,7 @@
 
 # %% auto #0
 from mlworkbench.models.onnxgraph import (
+    answers,
     columns_of,
     onnx_graph,
 )
@@ -42,7 +43,6 @@ from sklearn.preprocessing import (
 from sklearn.tree import DecisionTreeClassifier
 
 from mlworkbench.core.errors import NotPortable
-from mlworkbench.models.explanation import answers
 
 warnings.filterwarnings("ignore")
 

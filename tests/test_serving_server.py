@@ -160,7 +160,9 @@ def test_what_one_may_look_at(settings, start):
     }
     assert client.get("/v2/health/ready").json()["models"]["m"] == {"version": 1, "problem": None}
     schema = client.get("/openapi.json").json()
-    assert schema["components"]["schemas"]["m-row"]["properties"]["wind"] == {"type": ["number", "null"]}
+    assert schema["components"]["schemas"]["m-row"]["properties"]["wind"] == {
+        "type": ["number", "boolean", "null"]
+    }
     client.post("/models/m/predict", json=RECORDS[0])
     assert 'mlw_requests_total{model="m",status="200",version="1"} 1.0' in client.get("/metrics").text
 
@@ -184,6 +186,7 @@ def test_what_one_may_look_at(settings, start):
         ("/models/x/predict", b"{}", 404, "no model 'x' here; there are m"),
         ("/v2/models/m/versions/7/infer", b"{}", 404, "version 1 is"),
         ("/nowhere", b"{}", 404, "no POST /nowhere"),
+        ("/ping", b"{}", 405, "takes GET, not POST"),
     ],
 )
 def test_mistakes_are_named_and_none_is_the_services(settings, start, path, body, status, said):

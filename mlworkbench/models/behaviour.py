@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ..core.errors import DataError, ModelError
-from .explanation import answers
+from .onnxgraph import answers
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.errors import ModelError, NotPortable
-from .explanation import answers
+from .onnxgraph import answers
 from .onnxgraph import Columns, columns_of, onnx_graph
 
 if TYPE_CHECKING:

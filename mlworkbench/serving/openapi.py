@@ -19,11 +19,12 @@ from .served import Arm
 def _row(arm: Arm) -> dict:
     "Schema of a row; columns that can be looked up may be left out."
     types, online = arm.predictor.types, arm.schema.online
-    told = {c: {"type": [kind, "null"]} for c, kind in types.items()}
+    of = {"number": ["number", "boolean", "null"], "string": ["string", "null"]}
+    told = {c: {"type": of[kind]} for c, kind in types.items()}
     for column in online:
         told[column]["description"] = "Looked up where it is left out."
     told |= {
-        c: {"type": ["string", "number", "null"], "description": "Kept with the answer."}
+        c: {"type": ["string", "number", "boolean", "null"], "description": "Kept with the answer."}
         for c in arm.schema.extra
     }
     return {"type": "object", "required": [c for c in types if c not in online], "properties": told}
@@ -58,6 +59,7 @@ REFUSALS = {
     "401": "No key or token that is known",
     "403": "The key or token lacks the scope",
     "404": "No such model or version",
+    "405": "Only POST asks for predictions",
     "408": "The body did not come in time",
     "413": "Too many rows, or too large a body",
     "429": "Too many requests at a time",
@@ -97,7 +99,7 @@ def openapi(settings: Settings, arms: Mapping[str, Arm], limits: ServingSection)
             ),
             f"/models/{name}/invocations": (
                 "invocations",
-                _object(["dataframe_records"], dataframe_records=rows) | {"additionalProperties": False},
+                _object(["dataframe_records"], dataframe_records=rows),
                 _object(["predictions"], predictions=_answer["properties"]["predictions"]),
                 {"dataframe_records": [row]},
             ),

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..core.errors import DataError, NotPortable, did_you_mean
 from ..core.settings import Settings
-from ..models.explanation import answers
+from ..models.onnxgraph import answers
 from ..models.onnxgraph import Columns
 from ..models.portable import open_onnx
 from mlworkbench.models.registry import (

@@ -139,6 +139,8 @@ class Service:
     def _error(self, status: int, message: str, fields: dict) -> tuple[int, list, bytes]:
         self.measures.asked.labels("", "", str(status)).inc()
         more = {429: [(b"retry-after", b"1")], 401: [(b"www-authenticate", b"Bearer")]}.get(status, [])
+        if "allow" in fields:
+            more = [(b"allow", fields.pop("allow").encode())]
         told = {"error": message} | {k: v for k, v in fields.items() if v is not None}
         return status, [*JSON, *more], _json(told)
 
@@ -218,6 +220,10 @@ async def _route(service: Service, scope, receive, began: float) -> tuple[int, l
             return await _predict(service, asked, await _body(service, headers, receive))
     elif method in ("GET", "HEAD") and (answer := _look(service, path, headers)) is not None:
         return answer
+    if method != "POST" and _asked(service, path, headers, began):
+        raise Refused(405, f"{path[:100]} takes POST, not {method}.", allow="POST")
+    if method not in ("GET", "HEAD") and _look(service, path, headers) is not None:
+        raise Refused(405, f"{path[:100]} takes GET, not {method}.", allow="GET, HEAD")
     raise Refused(404, f"There is no {method} {path[:100]}.")
 
 
