@@ -72,3 +72,12 @@ def test_the_models_that_saw_a_table_are_found(project):
     assert told("planes") == []
     with pytest.raises(TableNotFound, match="versions 0 to 2"):
         models_of_table(project, "flights@9")
+
+
+def test_what_the_service_answered_counts_too(project):
+    root = project.resolve(project.tables.url)
+    write_table(
+        root, "late_served", pd.DataFrame({"model_version": [1, 2, 2], "prediction": [0.1, 0.2, 0.3]})
+    )
+    version = next(v for v in model_versions(project, "late") if v.version == 2)
+    assert with_predictions(project, lineage_of(version)).predictions == {"late_served": 2}

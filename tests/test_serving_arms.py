@@ -18,9 +18,9 @@ from mlworkbench.core.errors import TableNotFound
 from mlworkbench.core.settings import read_settings
 from mlworkbench.data.tables import write_table
 from mlworkbench.governance.approvals import approve
+from mlworkbench.models.lineage import served_table
 from mlworkbench.models.registry import ModelSpec, register_model
 from mlworkbench.serving.labels import add_labels
-from mlworkbench.serving.predictionlog import served_table
 
 RNG = np.random.default_rng(3)
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from ..core.errors import DataError, TableNotFound, did_you_mean
 from ..core.settings import Settings
 from ..data.tables import read_table, table_names, write_table
+from ..models.lineage import served_table
 from ..models.registry import CHAMPION, ModelSpec, find_version, version_spec
-from .predictionlog import served_table
 
 if TYPE_CHECKING:
     import pandas as pd
