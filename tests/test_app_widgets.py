@@ -138,7 +138,8 @@ def test_the_monitor_page_shows_months_and_follows_the_choice(project):
             shares = {"bins": '["a", "b"]', "share_reference": "[0.5, 0.5]", "share": "[0.2, 0.8]"}
             about = {
                 "kind": "numeric",
-                "psi": 0.1 + i / 5,
+                "effect": 0.1 + i / 5,
+                "severity": 0.5 + i / 5,
                 "jensen_shannon": 0.1,
                 "missing_reference": 0.0,
                 "missing": 0.0,

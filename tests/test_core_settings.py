@@ -24,21 +24,21 @@ def project(tmp_path, monkeypatch):
 
 
 def test_environment_wins_over_file_wins_over_default(project, monkeypatch):
-    (project / "settings.ini").write_text("[project]\n[monitor]\npsi_warn = 0.2\npsi_alarm = 0.3\n")
-    monkeypatch.setenv("MLW_MONITOR_PSI_WARN", "0.15")
+    (project / "settings.ini").write_text("[project]\n[monitor]\nnumeric_warn = 0.2\nnumeric_alarm = 0.3\n")
+    monkeypatch.setenv("MLW_MONITOR_NUMERIC_WARN", "0.15")
     s = read_settings(project)
-    assert (s.monitor.psi_warn, s.monitor.psi_alarm, s.monitor.auc_drop) == (0.15, 0.3, 0.05)
-    assert s.sources["monitor.psi_warn"] == "MLW_MONITOR_PSI_WARN"
+    assert (s.monitor.numeric_warn, s.monitor.numeric_alarm, s.monitor.auc_drop) == (0.15, 0.3, 0.05)
+    assert s.sources["monitor.numeric_warn"] == "MLW_MONITOR_NUMERIC_WARN"
 
 
 @pytest.mark.parametrize(
     "text, named",
     [
         (
-            "[project]\n[monitor]\npsi_warn = lots\n",
-            ["settings.ini", "[monitor]", "psi_warn", "lots", "number"],
+            "[project]\n[monitor]\nnumeric_warn = lots\n",
+            ["settings.ini", "[monitor]", "numeric_warn", "lots", "number"],
         ),
-        ("[project]\n[monitor]\npsi_warn = -1\n", ["psi_warn", "-1", "greater than or equal to 0"]),
+        ("[project]\n[monitor]\nnumeric_warn = -1\n", ["numeric_warn", "-1", "greater than or equal to 0"]),
         ("[project]\n[monitoring]\nx = 1\n", ["[monitoring]", "Did you mean 'monitor'?"]),
         ("[project]\nnme = x\n", ["[project]", "nme", "Did you mean 'name'?"]),
         ("[project\nname = x\n", ["settings.ini", "can't be read"]),

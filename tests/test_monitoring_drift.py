@@ -4,14 +4,19 @@
 
 # %% auto #0
 from mlworkbench.monitoring.drift import (
+    EXPECTED,
     FLOOR,
     MonitorSection,
     N_BINS,
     common_bins,
     compare,
+    homogeneity,
     jensen_shannon,
+    kolmogorov,
     np,
     psi,
+    quartile_range,
+    wasserstein,
 )
 
 # %% ../nbs/api/60_monitoring.drift.ipynb #test-drift
@@ -20,7 +25,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import entropy
+from scipy.stats import chi2_contingency, entropy, ks_2samp, wasserstein_distance
+from scipy.stats.contingency import association
 
 from mlworkbench.data.profiles import profile
 
@@ -70,7 +76,7 @@ def test_drift_is_found_and_steadiness_is_not_called_drift():
     status = lambda d: compare(ref, profile(d, ref), MonitorSection()).set_index("feature").status.to_dict()
     assert (
         status(make(5000, 0.0))["x"] == "ok"
-        and status(make(5000, 0.35))["x"] == "warn"
+        and status(make(5000, 0.2))["x"] == "warn"
         and status(make(5000, 1.0))["x"] == "alarm"
     )
     assert (
@@ -90,3 +96,106 @@ def test_new_and_many_categories_are_counted():
         and a.sum() == sum(100 - i for i in range(50))
         and b.sum() == 12
     )
+
+
+numbers = st.lists(st.integers(-20, 20).map(float), min_size=2, max_size=60)
+
+
+@given(numbers, numbers)
+def test_numbers_move_as_scipy_says(a, b):
+    "With few distinct values every one of them is an edge, so that nothing is lost in the bins."
+    then = profile(pd.DataFrame({"x": a}))
+    now = profile(pd.DataFrame({"x": b}), then)["columns"]["x"]
+    then = then["columns"]["x"]
+    move, exact = (
+        kolmogorov(np.array(then["counts"]), np.array(now["counts"])),
+        ks_2samp(a, b, method="asymp"),
+    )
+    assert move.effect <= exact.statistic + 1e-12 and move.p >= exact.pvalue - 1e-9
+    if set(b) <= set(a):
+        assert move.effect == pytest.approx(exact.statistic) and move.p == pytest.approx(
+            exact.pvalue, abs=1e-9
+        )
+        if quartile_range(then) == quartile_range(then):
+            wanted = wasserstein_distance(a, b) / quartile_range(then)
+            assert wasserstein(then, now) == pytest.approx(wanted, abs=1e-6)
+
+
+@given(
+    st.lists(st.integers(20, 500), min_size=2, max_size=12),
+    st.lists(st.integers(20, 500), min_size=2, max_size=12),
+)
+def test_categories_move_as_scipy_says(a, b):
+    k = min(len(a), len(b))
+    a, b = ({f"c{i}": n for i, n in enumerate(counts[:k])} for counts in (a, b))
+    if any(
+        (a[c] + b[c]) * min(sum(a.values()), sum(b.values())) / (sum(a.values()) + sum(b.values())) < EXPECTED
+        for c in a
+    ):
+        return
+    table = np.array([list(a.values()), list(b.values())])
+    found, exact = homogeneity(a, b), chi2_contingency(table, correction=False)
+    rows = table[0].sum() * table[1].sum() / table.sum()
+    assert found.p == pytest.approx(exact.pvalue, rel=1e-9, abs=1e-300)
+    assert found.effect == pytest.approx(max(0, (exact.statistic - exact.dof) / rows))
+    assert found.cramers_v == pytest.approx(association(table, method="cramer"))
+
+
+def test_rare_categories_are_taken_together_and_new_ones_named():
+    a = {f"c{i}": 1 for i in range(400)} | {"big": 600}
+    steady = homogeneity(a, {"big": 120} | {f"c{i}": 1 for i in range(80)})
+    assert steady.effect == 0 and steady.new == [] and "c90" in steady.vanished
+    fresh = homogeneity({"a": 10_000, "b": 10_000}, {"a": 475, "b": 475, "fresh": 50})
+    assert fresh.new == ["fresh"] and fresh.effect == pytest.approx(0.05, abs=1e-3) and fresh.p < 1e-6
+    usual = homogeneity(a, {"big": 600, "other": 1} | {f"c{i}": 1 for i in range(399)})
+    assert usual.effect == 0
+    assert homogeneity({"a": 10}, {"a": 20}).effect == 0 and np.isnan(homogeneity({}, {"a": 1}).effect)
+
+
+def test_one_outlier_in_the_reference_or_tiny_numbers_hide_nothing():
+    rng = np.random.default_rng(2)
+    then = pd.DataFrame(
+        {"outlier": np.append(rng.normal(size=4999), 1e4), "tiny": rng.normal(0.5, 1e-5, 5000)}
+    )
+    now = pd.DataFrame({"outlier": rng.normal(1, 1, 2000), "tiny": rng.normal(0.5 + 1e-5, 1e-5, 2000)})
+    ref = profile(then)
+    found = compare(ref, profile(now, ref), MonitorSection()).set_index("feature")
+    assert set(found.status) == {"alarm"} and (found.wasserstein - 0.74).abs().max() < 0.1, found.wasserstein
+
+
+def test_what_goes_missing_is_an_alarm_and_what_nobody_uses_a_note():
+    rng = np.random.default_rng(3)
+    then = pd.DataFrame({"a": rng.normal(size=3000), "b": rng.normal(size=3000)})
+    now = then.head(1000).assign(a=lambda d: d.a.where(rng.random(1000) > 0.3), b=lambda d: d.b + 1)
+    ref = profile(then)
+    found = compare(ref, profile(now, ref), MonitorSection(), {"a": 0.2}).set_index("feature")
+    assert found.status.to_dict() == {"a": "alarm", "b": "note"}
+    assert "% is missing, 0% before" in found.words["a"] and "does not use it" in found.words["b"]
+
+
+def test_slices_are_judged_together():
+    rng = np.random.default_rng(4)
+    rows = pd.DataFrame({"x": rng.normal(size=4000), "carrier": rng.choice(["AA", "UA"], 4000)})
+    moved = rows.assign(x=rows.x + (rows.carrier == "UA") * 0.5)
+    ref = profile(rows)
+    parts = lambda d, base: (
+        {f"carrier={c}": profile(g, base) for c, g in d.groupby("carrier")} | {"": profile(d, base)}
+    )
+    found = compare(parts(rows, ref), parts(moved, ref), MonitorSection()).set_index(["slice", "feature"])
+    assert found.status["carrier=UA", "x"] == "alarm" and found.status["carrier=AA", "x"] == "ok"
+
+
+@pytest.mark.parametrize("rows", [50, 200, 1000, 20_000])
+def test_steady_windows_raise_hardly_any_alarm(rows):
+    "30 columns, of numbers and of 2 to 500 categories; 20 windows."
+    rng = np.random.default_rng(rows)
+    kinds = [2, 3, 5, 8, 12, 20, 35, 60, 100, 180, 300, 500]
+    make = lambda n: pd.DataFrame(
+        {f"n{i}": rng.gamma(1 + i, size=n) for i in range(18)}
+        | {f"c{k}": rng.zipf(1.5, n) % k if k > 50 else rng.integers(0, k, n) for k in kinds}
+    ).astype({f"c{k}": str for k in kinds})
+    ref, alarms, features = profile(make(20_000)), 0, 0
+    for _ in range(20):
+        found = compare(ref, profile(make(rows), ref), MonitorSection())
+        alarms, features = alarms + found.status.isin(["warn", "alarm"]).sum(), features + len(found)
+    assert alarms / features <= 0.02

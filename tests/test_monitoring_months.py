@@ -74,7 +74,7 @@ def test_a_quiet_month_is_ok_and_a_changed_one_an_alarm(project):
     for fig in (
         timeline_figure(performance, 0.05),
         rates_figure(performance),
-        heatmap_figure(drift, (0.1, 0.25)),
+        heatmap_figure(drift),
     ):
         assert len(png(fig)) > 1000
 

@@ -276,7 +276,6 @@ def _months(settings: Settings, model: str) -> list[w.Widget]:
     performance, drift = monitored(settings, model)
     performance = performance.groupby("month", as_index=False).last()
     drift = drift.merge(performance[["month", "model_version"]], on=["month", "model_version"])
-    limits = (settings.monitor.psi_warn, settings.monitor.psi_alarm)
     pictures = [
         image(
             png(timeline_figure(performance, settings.monitor.auc_drop)),
@@ -285,7 +284,7 @@ def _months(settings: Settings, model: str) -> list[w.Widget]:
         image(png(rates_figure(performance)), "Mean predicted probability and observed rate by month"),
     ]
     heat = image(
-        png(heatmap_figure(drift, limits)),
+        png(heatmap_figure(drift)),
         "Population stability index of the features that moved most; numbers from the warning limit on",
     )
     return [
@@ -293,20 +292,20 @@ def _months(settings: Settings, model: str) -> list[w.Widget]:
         w.HTML(f"<div class='grid'>{''.join(pictures)}</div>"),
         w.HTML(f"<h2>Month by month</h2>{months_html(performance)}"),
         w.HTML(f"<h2>What has moved</h2>{heat}"),
-        _details(drift, limits),
+        _details(drift),
     ]
 
 
-def _details(drift: pd.DataFrame, limits: tuple[float, float]) -> w.Widget:
+def _details(drift: pd.DataFrame) -> w.Widget:
     "One month's drift, and the distributions of one feature in it."
     month = w.Dropdown(options=sorted(drift.month.unique()), value=drift.month.max(), description="Month")
     feature = w.Dropdown(description="Feature", layout=w.Layout(width="340px"))
     pictures = w.HTML()
 
     def draw(*_) -> None:
-        rows = drift[drift.month == month.value].dropna(subset=["psi"])
+        rows = drift[drift.month == month.value].dropna(subset=["effect"])
         chosen = rows[rows.feature == feature.value]
-        figures = [image(png(drift_figure(rows, limits)), f"Features that moved most in {month.value}")]
+        figures = [image(png(drift_figure(rows)), f"Features that moved most in {month.value}")]
         figures += [
             image(png(distribution_figure(r, month.value)), f"{r.feature}: training and {month.value}")
             for _, r in chosen.iterrows()
@@ -314,9 +313,13 @@ def _details(drift: pd.DataFrame, limits: tuple[float, float]) -> w.Widget:
         pictures.value = f"<div class='grid'>{''.join(figures)}</div>"
 
     def choose(*_) -> None:
-        rows = drift[drift.month == month.value].dropna(subset=["psi"]).sort_values("psi", ascending=False)
+        rows = (
+            drift[drift.month == month.value]
+            .dropna(subset=["effect"])
+            .sort_values("severity", ascending=False)
+        )
         kept = feature.value if feature.value in set(rows.feature) else None
-        feature.options = [(f"{r.feature} ({r.psi:.2f})", r.feature) for r in rows.itertuples()]
+        feature.options = [(f"{r.feature} ({r.severity:.1f})", r.feature) for r in rows.itertuples()]
         feature.value = kept or feature.options[0][1]
         draw()
 

@@ -217,8 +217,21 @@ class CanarySection(_Section):
 class MonitorSection(_Section):
     "Thresholds of monitoring."
 
-    psi_warn: float = Field(0.1, ge=0, description="PSI of a feature that is worth a look")
-    psi_alarm: float = Field(0.25, ge=0, description="PSI of a feature that is an alarm")
+    numeric_warn: float = Field(
+        0.05, ge=0, le=1, description="distance D of a number's distribution that is worth a look"
+    )
+    numeric_alarm: float = Field(
+        0.10, ge=0, le=1, description="distance D of a number's distribution that is an alarm"
+    )
+    categorical_warn: float = Field(
+        0.02, ge=0, description="divergence of a mix of categories that is worth a look"
+    )
+    categorical_alarm: float = Field(
+        0.10, ge=0, description="divergence of a mix of categories that is an alarm"
+    )
+    significance: float = Field(
+        0.05, gt=0, lt=1, description="share of false ones among the moves called sure, at most"
+    )
     auc_drop: float = Field(
         0.05, ge=0, le=1, description="fall of the AUC below the evaluation's that is an alarm"
     )

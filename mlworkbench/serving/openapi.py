@@ -88,7 +88,11 @@ def openapi(settings: Settings, arms: Mapping[str, Arm], limits: ServingSection)
     for name, arm in arms.items():
         row, ref = example_row(settings, arm), {"$ref": f"#/components/schemas/{name}-row"}
         schemas[f"{name}-row"] = _row(arm)
-        rows = {"type": "array", "items": ref, "maxItems": limits.rows}
+        rows = {
+            "type": "array",
+            "items": ref,
+            "description": f"At most {limits.rows:,}; more are refused with 413.",
+        }
         words = f"{arm.predictor.loaded.spec.purpose or name} (version {arm.version})"
         made = {
             f"/models/{name}/predict": (

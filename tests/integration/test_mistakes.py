@@ -144,8 +144,8 @@ def test_unknown_things_are_named_with_the_alternatives(project, command, words)
 
 def test_a_bad_setting_is_named(project):
     two_steps(project)
-    (project / "settings.ini").write_text("[project]\nname = x\n[monitor]\npsi_warn = lots\n")
-    refused(mlw(project, "status"), "settings.ini", "[monitor]", "psi_warn", "lots")
+    (project / "settings.ini").write_text("[project]\nname = x\n[monitor]\nnumeric_warn = lots\n")
+    refused(mlw(project, "status"), "settings.ini", "[monitor]", "numeric_warn", "lots")
 
 
 def test_a_broken_notebook_is_named(project):
