@@ -128,22 +128,30 @@ def wait_for(port: int, path: str, process: subprocess.Popen) -> None:
     raise TimeoutError(path)
 
 
-def start(root: Path) -> tuple[dict[tuple[str, str], tuple[int, str]], list[subprocess.Popen]]:
-    "Port and path of each side for each model, and what runs there."
-    sides, processes = {}, []
+def start(root: Path, processes: list[subprocess.Popen]) -> dict[tuple[str, str], tuple[int, str]]:
+    "Port and path of each side for each model; what runs there joins the processes."
+    sides = {}
+    path = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    )  # MLflow calls uvicorn
     exact = [f"{d}=={version(d)}" for d in ("scikit-learn", "pandas", "numpy", "joblib")]
     bento = environment("bentoml", ["bentoml", *exact])
 
-    def spawn(command: list[str], path: str, **env: str) -> int:
+    def spawn(command: list[str], page: str, **env: str) -> int:
         port = free_port()
         told = [part.replace("PORT", str(port)) for part in command]
         log = (root / f"server-{port}.log").open("w")
         processes.append(
             subprocess.Popen(
-                told, cwd=root, stdout=log, stderr=log, env=os.environ | env, start_new_session=True
+                told,
+                cwd=root,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"PATH": path} | env,
+                start_new_session=True,
             )
         )
-        wait_for(port, path, processes[-1])
+        wait_for(port, page, processes[-1])
         return port
 
     ours = spawn([MLW, "serve", "flights", "logistic", "--port", "PORT"], "/ping")
@@ -192,7 +200,7 @@ def start(root: Path) -> tuple[dict[tuple[str, str], tuple[int, str]], list[subp
             }
             port = spawn([*serve, "--host", "127.0.0.1", "--port", "PORT"], "/readyz", **told)
             sides["bentoml", model] = (port, "/predict")
-    return sides, processes
+    return sides
 
 
 def load(port: int, path: str, body: Path, connections: int, seconds: float) -> dict:
@@ -232,9 +240,9 @@ def main() -> int:
             ):
                 bodies[kind, count] = root / f"{kind}-{count}.json"
                 bodies[kind, count].write_text(json.dumps(told))
-        sides, processes = start(root)
+        processes: list[subprocess.Popen] = []
         try:
-            found = measure(sides, bodies, options)
+            found = measure(start(root, processes), bodies, options)
         finally:
             for process in processes:
                 os.killpg(process.pid, 15)
