@@ -2399,6 +2399,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mlworkbench/serving/traffic.py'),
                                              'mlworkbench.serving.traffic.adopt_settings': ( 'api/serving.traffic.html#adopt_settings',
                                                                                              'mlworkbench/serving/traffic.py'),
+                                             'mlworkbench.serving.traffic.champion_and_traffic': ( 'api/serving.traffic.html#champion_and_traffic',
+                                                                                                   'mlworkbench/serving/traffic.py'),
                                              'mlworkbench.serving.traffic.parse_plan': ( 'api/serving.traffic.html#parse_plan',
                                                                                          'mlworkbench/serving/traffic.py'),
                                              'mlworkbench.serving.traffic.plans_of_settings': ( 'api/serving.traffic.html#plans_of_settings',

@@ -12,7 +12,6 @@ from mlworkbench.serving.served import (
     np,
     set_traffic,
     time,
-    traffic_of,
 )
 
 # %% ../nbs/api/53_serving.served.ipynb #test-served
@@ -27,7 +26,7 @@ from mlworkbench.core.settings import read_settings
 from mlworkbench.governance.approvals import reject, rollback
 from mlworkbench.governance.audit import read_audit
 from mlworkbench.models.registry import ModelSpec, register_model
-from mlworkbench.serving.traffic import parse_plan
+from mlworkbench.serving.traffic import parse_plan, traffic_of
 
 ROWS = pd.DataFrame({"a": [0.0, 1.0, 0.1, 0.8]})
 

@@ -93,7 +93,7 @@ def start():
         servers.append((server, thread))
         while not server.started:
             time.sleep(0.01)
-        return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30), service
+        return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30), service, server
 
     yield _start
     for server, thread in servers:
@@ -110,7 +110,7 @@ def wanted(model):
 
 def test_every_protocol_gives_the_models_answer_and_all_are_recorded(settings, start):
     model = register(settings, max_iter=10)
-    client, service = start(settings, "m")
+    client, service, _ = start(settings, "m")
     assert service.models["m"].state.champion.predictor.is_graph
     own = client.post("/models/m/predict", json={"rows": RECORDS}).json()
     assert own["predictions"] == pytest.approx(list(wanted(model))) and (own["model"], own["version"]) == (
@@ -141,7 +141,7 @@ def test_every_protocol_gives_the_models_answer_and_all_are_recorded(settings, s
 
 def test_what_one_may_look_at(settings, start):
     register(settings, max_iter=5)
-    client, _ = start(settings, "m")
+    client, *_ = start(settings, "m")
     for path in (
         "/ping",
         "/health",
@@ -191,7 +191,7 @@ def test_what_one_may_look_at(settings, start):
 )
 def test_mistakes_are_named_and_none_is_the_services(settings, start, path, body, status, said):
     register(settings, max_iter=5)
-    client, _ = start(settings, "m")
+    client, *_ = start(settings, "m")
     answer = client.post(path, content=body)
     assert answer.status_code == status and said in answer.json()["error"]
     assert client.get("/ping").status_code == 200
@@ -199,7 +199,7 @@ def test_mistakes_are_named_and_none_is_the_services(settings, start, path, body
 
 def test_an_approval_is_followed_and_a_rollback_too(settings, start):
     register(settings, max_iter=5)
-    client, service = start(settings, "m")
+    client, service, _ = start(settings, "m")
     stop, seen, problems = threading.Event(), [], []
 
     def ask():
@@ -234,7 +234,7 @@ def test_an_approval_is_followed_and_a_rollback_too(settings, start):
 
 def test_a_version_that_can_not_be_loaded_leaves_the_old_one_at_work(settings, start, monkeypatch):
     register(settings, max_iter=5)
-    client, service = start(settings, "m")
+    client, service, _ = start(settings, "m")
     monkeypatch.setitem(
         Served.follow.__globals__, "open_arm", lambda *a: (_ for _ in ()).throw(OSError("no such file"))
     )
@@ -247,7 +247,7 @@ def test_a_version_that_can_not_be_loaded_leaves_the_old_one_at_work(settings, s
 
 def test_a_model_without_a_graph_answers_by_scikit_learn(settings, start):
     model = register(settings, "a", kind=AdaBoostClassifier, n_estimators=3)
-    client, service = start(settings, "a")
+    client, service, _ = start(settings, "a")
     assert not service.models["a"].state.champion.predictor.is_graph
     told = client.post("/models/a/predict", json={"rows": RECORDS[:1]}).json()
     assert told["predictions"] == pytest.approx([model.predict_proba(pd.DataFrame(RECORDS[:1]))[0, 1]])
@@ -258,7 +258,7 @@ def test_a_model_without_a_graph_answers_by_scikit_learn(settings, start):
 def test_keys_and_scopes_are_asked_for_wherever_something_is_told(settings, start, monkeypatch):
     register(settings, max_iter=5)
     monkeypatch.setenv("KEYS", "ada:correct-horse-battery, edge:staple-staple-staple:predict:m")
-    client, _ = start(settings, "m", keys="env:KEYS")
+    client, *_ = start(settings, "m", keys="env:KEYS")
     paths = ("/metrics", "/openapi.json", "/version", "/v2", "/v2/models/m")
     assert client.post("/models/m/predict", json=RECORDS[0]).status_code == 401
     assert {client.get(p).status_code for p in paths} == {401}
@@ -271,11 +271,43 @@ def test_keys_and_scopes_are_asked_for_wherever_something_is_told(settings, star
         assert {client.get(p, headers=headers).status_code for p in paths} == {look}
 
 
+def slowed(service, seconds):
+    "The champion of `a`, made slow."
+    batcher = service.models["a"].state.champion.batcher
+    run, batcher.run = batcher.run, lambda batch: (time.sleep(seconds), run(batch))[1]
+
+
+def test_what_is_under_way_is_finished_when_the_service_ends(settings, start):
+    register(settings, "a", kind=AdaBoostClassifier, n_estimators=2)
+    client, service, server = start(settings, "a")
+    slowed(service, 1.0)
+    answers = []
+    ask = lambda: answers.append(httpx.post(client.base_url.join("/models/a/predict"), json=RECORDS[0]))
+    asker = threading.Thread(target=ask)
+    asker.start()
+    until(lambda: service.in_flight)
+    server.should_exit = True
+    asker.join()
+    assert answers[0].status_code == 200 and answers[0].headers["x-recorded"] == "yes"
+    until(lambda: service.mover.process.poll() is not None)
+    rows = read_table(settings.resolve(settings.tables.url), "a_served")
+    assert rows.request_id.tolist() == [answers[0].json()["request_id"]]
+    with pytest.raises(httpx.TransportError):
+        client.get("/ping")
+
+
+def test_a_model_that_takes_too_long_is_not_waited_for(settings, start):
+    register(settings, "a", kind=AdaBoostClassifier, n_estimators=2)
+    client, service, _ = start(settings, "a", seconds=0.3)
+    slowed(service, 1.0)
+    answer = client.post("/models/a/predict", json=RECORDS[0])
+    assert answer.status_code == 503 and "did not answer within 0.3 seconds" in answer.json()["error"]
+
+
 def test_too_many_at_once_are_told_to_come_again(settings, start):
     register(settings, "a", kind=AdaBoostClassifier, n_estimators=2)
-    client, service = start(settings, "a", in_flight=2)
-    batcher = service.models["a"].state.champion.batcher
-    slow, batcher.run = batcher.run, lambda batch: (time.sleep(0.5), slow(batch))[1]
+    client, service, _ = start(settings, "a", in_flight=2)
+    slowed(service, 0.5)
     answers = []
     ask = lambda: answers.append(httpx.post(client.base_url.join("/models/a/predict"), json=RECORDS[0]))
     threads = [threading.Thread(target=ask) for _ in range(6)]
@@ -287,7 +319,7 @@ def test_too_many_at_once_are_told_to_come_again(settings, start):
 def test_an_answer_that_can_not_be_recorded_says_so_or_is_not_given(settings, start, monkeypatch):
     register(settings, max_iter=5)
     full = lambda line: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    client, service = start(settings, "m")
+    client, service, _ = start(settings, "m")
     with monkeypatch.context() as patched:
         patched.setattr(service.models["m"].log, "append", full)
         answer = client.post("/models/m/predict", json=RECORDS[0])
@@ -302,7 +334,7 @@ def test_an_answer_that_can_not_be_recorded_says_so_or_is_not_given(settings, st
     answer = client.post("/models/m/predict", json=RECORDS[0])
     assert answer.headers["x-recorded"] == "yes" and answer.json()["request_id"]
     assert client.get("/v2/health/ready").json()["models"]["m"]["problem"] is None
-    strict, service = start(settings, "m", unrecorded="refuse")
+    strict, service, _ = start(settings, "m", unrecorded="refuse")
     monkeypatch.setattr(service.models["m"].log, "append", full)
     answer = strict.post("/models/m/predict", json=RECORDS[0])
     assert answer.status_code == 503 and "No space left" in answer.json()["error"]
@@ -317,7 +349,7 @@ def test_two_versions_side_by_side_and_a_caller_stays_with_its_own(settings, sta
     register(settings, max_iter=5)
     propose(settings, max_iter=50)
     set_traffic(settings, "m", parse_plan("split 40 by customer"), "to see")
-    client, service = start(settings, "m")
+    client, service, _ = start(settings, "m")
     ask = lambda customer: client.post(
         "/models/m/predict", json={"rows": [RECORDS[0] | {"customer": customer}]}
     ).json()
@@ -341,7 +373,7 @@ def test_where_a_version_on_trial_fails_the_champion_answers(settings, start):
     register(settings, max_iter=5)
     propose(settings, max_iter=50)
     set_traffic(settings, "m", parse_plan("split 100"), "to see")
-    client, service = start(settings, "m")
+    client, service, _ = start(settings, "m")
     other = service.models["m"].state.other
     broken = lambda *a: (_ for _ in ()).throw(RuntimeError("out of order"))
     object.__setattr__(other.predictor, "session", type("Session", (), {"run": broken})())
@@ -358,7 +390,7 @@ def test_a_shadow_answers_nobody_and_is_recorded(settings, start):
     register(settings, max_iter=5)
     propose(settings, max_iter=50)
     set_traffic(settings, "m", parse_plan("shadow"), "to see")
-    client, service = start(settings, "m")
+    client, service, _ = start(settings, "m")
     answers = [client.post("/models/m/predict", json={"rows": RECORDS}).json() for _ in range(5)]
     assert {a["version"] for a in answers} == {1}
     until(lambda: 'outcome="answered",version="2"} 5.0' in client.get("/metrics").text)
@@ -376,7 +408,7 @@ def test_features_that_are_left_out_are_looked_up(settings, start):
     view = feature_view(entities=["origin"], timestamp="at", name="weather")(lambda readings: readings)
     materialize(online_store(settings), view, {"readings": readings}, pd.Timestamp("2021-01-01", tz="UTC"))
     model = register(settings, max_iter=10, views=[view])
-    client, service = start(settings, "m")
+    client, service, _ = start(settings, "m")
     told = client.post(
         "/models/m/predict", json={"rows": [{"carrier": "AA", "origin": o} for o in ("JFK", "LGA")]}
     )
@@ -396,7 +428,7 @@ def test_mlflows_and_sagemakers_own_clients_are_answered(settings, start, monkey
     from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
     model = register(settings, max_iter=10)
-    client, _ = start(settings, "m")
+    client, *_ = start(settings, "m")
     rows = pd.DataFrame(RECORDS).astype({"carrier": object})
     mlflow = ScoringServerClient("127.0.0.1", client.base_url.port)
     mlflow.wait_server_ready(

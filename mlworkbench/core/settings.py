@@ -193,7 +193,9 @@ class ServingSection(_Section):
     in_flight: int = Field(256, ge=1, description="requests at a time; more get 429")
     rows: int = Field(10_000, ge=1, description="rows of a request, at most")
     body: float = Field(16.0, gt=0, description="megabytes of a request, at most")
-    seconds: float = Field(30.0, gt=0, description="that a request may take to arrive")
+    seconds: float = Field(
+        30.0, gt=0, description="seconds that a request may take to arrive, and a model to answer"
+    )
     follow: float = Field(2.0, gt=0, description="seconds between looks for a new champion")
 
 

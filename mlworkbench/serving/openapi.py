@@ -63,7 +63,7 @@ REFUSALS = {
     "408": "The body did not come in time",
     "413": "Too many rows, or too large a body",
     "429": "Too many requests at a time",
-    "503": "The answer could not be recorded",
+    "503": "The answer could not be recorded, or did not come in time",
 }
 
 

@@ -26,7 +26,7 @@ from .lookup import Lookup
 from .predictionlog import PredictionLog
 from .predictor import Batch, Predictor, joined, open_predictor
 from .protocols import Schema
-from .traffic import Traffic, set_traffic, traffic_of
+from .traffic import Traffic, champion_and_traffic, set_traffic
 
 log = logging.getLogger(__name__)
 
@@ -83,15 +83,17 @@ class Arm:
     def version(self) -> int:
         return self.predictor.version
 
-    async def answers(self, batch: Batch) -> np.ndarray:
-        "An answer a row. Raises `ValueError` where the model can't take them."
+    async def answers(self, batch: Batch, seconds: float) -> np.ndarray:
+        "An answer a row. Raises `ValueError` where the model can't take them, `TimeoutError` where it takes too long."
         if not len(batch):
             return np.empty(0)
-        if not self.predictor.is_graph:
-            return await self.batcher(batch)
-        if len(batch) <= 256:  # so quick that a thread would take longer
+        if self.predictor.is_graph and len(batch) <= 256:  # so quick that a thread would take longer
             return self.predictor.run(batch)
-        return await asyncio.get_running_loop().run_in_executor(self.batcher.pool, self.predictor.run, batch)
+        async with asyncio.timeout(seconds):
+            if not self.predictor.is_graph:
+                return await self.batcher(batch)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self.batcher.pool, self.predictor.run, batch)
 
     async def completed(self, batch: Batch) -> Batch:
         "The batch with what was left out. Raises `DataError`."
@@ -164,11 +166,10 @@ class Served:
 
     def _wanted(self) -> State:
         "What the registry says; the present state if it says nothing new."
-        champion, plan, now = (
-            find_version(self.settings, self.name),
-            traffic_of(self.settings, self.name),
-            self.state,
-        )
+        now, (version, plan) = self.state, champion_and_traffic(self.settings, self.name)
+        if version == now.champion.version and plan.mode == "champion" and now.other is None:
+            return now  # nearly always: asked often, so by one question
+        champion = find_version(self.settings, self.name)
         other = None
         if plan.mode != "champion" and plan.version != champion.version:
             found = find_version(self.settings, self.name, str(plan.version))

@@ -337,7 +337,9 @@ async def _answers(service: Service, asked: _Asked, arm: Arm, told) -> tuple[Bat
     if batch.absent:
         batch = await arm.completed(batch)
     try:
-        return batch, await arm.answers(batch)
+        return batch, await arm.answers(batch, service.limits.seconds)
+    except TimeoutError:
+        raise Refused(503, f"The model did not answer within {service.limits.seconds:g} seconds.") from None
     except ValueError as err:
         raise DataError(f"The model does not take these rows: {str(err).splitlines()[0][:200]}") from err
 

@@ -11,6 +11,7 @@ import pytest
 from projects import mlw, write_step
 
 from mlworkbench.core.store import Store, list_records, read_record
+from mlworkbench.data.tables import read_table
 
 
 def free_port() -> int:
@@ -231,3 +232,25 @@ def test_what_is_wrong_with_a_cluster_is_said(steps):
     unclear = mlw(steps, "run", "p", MLW_ENGINE_ENGINE="dask")
     assert unclear.returncode == 2 and "needs the scheduler's address" in unclear.stderr
     assert "write local, or dask://HOST:PORT" in mlw(steps, "run", "p", "--engine", "spark").stderr
+
+
+def test_rows_are_scored_by_the_workers_of_a_cluster(cluster, flights):
+    address, worker = cluster
+    workers = [worker("one"), worker("two")]
+    assert mlw(flights, "approve", "flights", "--reason", "good").returncode == 0
+    score = lambda out, *more: mlw(
+        flights, "score", "flights", "--in", "flights_features", "--out", out, "--batch-size", "1000", *more
+    )
+    there, here = score("there", "--workers", address), score("here")
+    assert there.returncode == here.returncode == 0, there.stderr + here.stderr
+    tables = str(flights / ".mlw/tables")
+    rows = {
+        out: read_table(tables, out).sort_values("flight_id", ignore_index=True) for out in ("there", "here")
+    }
+    assert rows["there"].flight_id.is_unique and len(rows["there"]) == len(
+        read_table(tables, "flights_features")
+    )
+    assert (rows["there"].prediction - rows["here"].prediction).abs().max() < 1e-12
+    workers[0].send_signal(signal.SIGKILL)
+    after = score("after", "--workers", address)
+    assert after.returncode == 0 and len(read_table(tables, "after")) == len(rows["here"]), after.stderr
