@@ -70,6 +70,34 @@ def test_a_scientist_may_ask_and_a_viewer_may_not(project, monkeypatch):
     assert "sam is scientist" in mlw("approve", "m", "--reason", "mine").output
 
 
+def test_whoever_may_not_approve_is_told_why(project, monkeypatch):
+    "A viewer, a scientist and their own model, a request that expired, a version that a gate refuses."
+    told = "[project]\nname = x\n[roles]\nviewer = vic\nscientist = sam\napprover = ada, grace\n"
+    settings = project / "settings.ini"
+    settings.write_text(told)
+    monkeypatch.setenv("MLW_USER", "ada")
+    register()
+    assert mlw("request", "m").exit_code == 0
+
+    def refused(user, *words):
+        monkeypatch.setenv("MLW_USER", user)
+        done = mlw("approve", "m", "--reason", "please")
+        assert done.exit_code == 2 and all(w in done.output for w in words), done.output
+        assert "Nothing has been decided yet" in mlw("audit", "list").output
+
+    refused("vic", "vic is viewer; to decide about models, one must be approver")
+    refused("sam", "sam is scientist; to decide about models, one must be approver")
+    settings.write_text(told + "[approvals]\nrequired = 2\n")
+    refused("ada", "ada registered 'm' version 1", "nobody approves their own model")
+    settings.write_text(told + "[approvals]\ndays = 0.000001\n")
+    refused("grace", "has expired", "mlw request m")
+    settings.write_text(told + "[gates]\nbaseline = 0.9\n")
+    refused("grace", "fails what settings.ini, section [gates], demands", "baseline")
+    settings.write_text(told)
+    monkeypatch.setenv("MLW_USER", "grace")
+    assert "m version 1 is champion now" in mlw("approve", "m", "--reason", "good").output
+
+
 def test_a_version_is_exported_and_predicts_there(project):
     register()
     done = mlw("export-model", "m", "1", "--to", "out")

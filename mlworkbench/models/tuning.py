@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -35,7 +35,7 @@ from mlworkbench.core.store import (
 )
 from ..data.splits import Split
 from .spaces import Space
-from ..pipeline.cluster import connect
+from ..pipeline.cluster import connect, processes
 from ..pipeline.step import context
 from ..pipeline.tracking import experiment_id, mlflow_client
 
@@ -111,16 +111,10 @@ def _workers(workers: int | str, rows: Rows) -> Iterator[tuple[Submit, int]]:
             yield functools.partial(pool.submit, score_folds, rows), 1
     else:
         import joblib
-        from joblib.externals.loky import get_reusable_executor
 
-        threads = str(max(1, (os.cpu_count() or 1) // workers))
-        pool: Executor = get_reusable_executor(workers, env={"OMP_NUM_THREADS": threads})
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, processes(workers) as pool:
             joblib.dump(rows, file := f"{folder}/rows")
-            try:
-                yield functools.partial(pool.submit, score_folds, file), workers
-            finally:
-                pool.shutdown(wait=True, kill_workers=True)
+            yield functools.partial(pool.submit, score_folds, file), workers
 
 # %% ../../nbs/api/32b_models.tuning.ipynb #draw
 class _OfFamily:

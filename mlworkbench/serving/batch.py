@@ -35,7 +35,7 @@ from mlworkbench.data.tables import (
 )
 from ..models.lineage import predictions_table
 from ..models.registry import CHAMPION
-from ..pipeline.cluster import connect
+from ..pipeline.cluster import connect, processes
 from .predictor import Predictor, open_predictor
 
 if TYPE_CHECKING:
@@ -130,14 +130,8 @@ def _workers(settings: Settings, predictor: Predictor, workers: int | str) -> It
         with ThreadPoolExecutor(1) as pool:
             yield (lambda rows: pool.submit(lambda: predictor(rows.to_pandas()))), 1
     else:
-        from joblib.externals.loky import get_reusable_executor
-
-        threads = str(max(1, (os.cpu_count() or 1) // workers))
-        pool = get_reusable_executor(workers, env={"OMP_NUM_THREADS": threads})
-        try:
+        with processes(workers) as pool:
             yield functools.partial(pool.submit, answers_of, *told), workers
-        finally:
-            pool.shutdown(wait=True, kill_workers=True)
 
 # %% ../../nbs/api/54_serving.batch.ipynb #score
 ADDED = ("prediction", "model_version", "scored_at")
@@ -222,8 +216,6 @@ class _Job:
     "The transactions of one scoring in its result's table."
 
     def __init__(self, settings: Settings, out: str, identity: str, words: str):
-        from deltalake import DeltaTable
-
         self.root, self.name, self.identity, self.words = (
             settings.resolve(settings.tables.url),
             out,
@@ -231,9 +223,16 @@ class _Job:
             words,
         )
         self.url = f"{self.root}/{out}"
-        there = DeltaTable.is_deltatable(self.url)
-        found = DeltaTable(self.url).transaction_version(identity) if there else None
-        self.last = -1 if found is None else found  # number of the last batch that is in the table
+        self.last = self._last()
+
+    def _last(self) -> int:
+        "Number of the last batch that is in the table; -1 if none is."
+        from deltalake import DeltaTable
+
+        if not DeltaTable.is_deltatable(self.url):
+            return -1
+        found = DeltaTable(self.url).transaction_version(self.identity)
+        return -1 if found is None else found
 
     def write(self, number: int, rows: pa.Table) -> None:
         "Append a batch. Raises `DataError` where somebody else has written it."
@@ -249,11 +248,9 @@ class _Job:
             max_commit_retries=200,
         )
         try:
-            there = DeltaTable.is_deltatable(self.url)
-            last = DeltaTable(self.url).transaction_version(self.identity) if there else None
-            if last is not None and last >= number:
+            if self._last() >= number:
                 raise CommitFailedError("the batch is in the table")
-            more = {"schema_mode": "merge"} if there else {}
+            more = {"schema_mode": "merge"} if DeltaTable.is_deltatable(self.url) else {}
             write_deltalake(self.url, rows, mode="append", commit_properties=once, **more)
         except CommitFailedError as err:
             raise DataError(

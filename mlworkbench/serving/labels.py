@@ -68,13 +68,8 @@ def add_labels(
     told = pd.DataFrame({"by": ",".join(by), "id": _ids(rows, by), "row": 0, "label": _numbers(rows[label])})
     if by == [REQUEST] and "row" in rows.columns:
         told["row"] = rows["row"].astype("int64").to_numpy()
-    moments = rows[spec.known_at] if spec.known_at in rows.columns else datetime.now(UTC)
-    told["known_at"] = (
-        pd.to_datetime(moments, utc=True).to_numpy()
-        if spec.known_at in rows.columns
-        else pd.Timestamp(moments)
-    )
-    told["known_at"] = pd.to_datetime(told.known_at, utc=True).dt.as_unit("us")
+    moments = rows[spec.known_at].to_numpy() if spec.known_at in rows.columns else datetime.now(UTC)
+    told["known_at"] = pd.to_datetime(pd.Series(moments, told.index), utc=True).dt.as_unit("us")
     told = _without_repeats(told)
     known = outcomes(settings, model)
     joined = told.merge(known[[*KEYS, "label"]], on=KEYS, how="left", suffixes=("", "_before"))
@@ -146,22 +141,23 @@ def outcomes(settings: Settings, model: str) -> "pd.DataFrame":
     return found.drop_duplicates(KEYS, keep="last").drop(columns="added_at").reset_index(drop=True)
 
 
-def _identified(settings: Settings, model: str, by: list[str], where: str | None = None) -> "pd.DataFrame":
+def _identified(settings: Settings, model: str, by: list[str]) -> "pd.DataFrame":
     "Served rows with the id that these columns make; those that lack one of them are left out."
     import pandas as pd
 
     root, name = settings.resolve(settings.tables.url), served_table(model)
     if name not in table_names(root):
         return pd.DataFrame(columns=KEYS)
-    rows = read_table(root, name, where=where)
+    rows = read_table(root, name)
     if missing := [c for c in by if c not in rows.columns]:
         raise DataError(
             f"No prediction of '{model}' was recorded with '{missing[0]}'.{did_you_mean(missing[0], rows.columns)}",
             column=missing[0],
         )
     rows = rows.dropna(subset=by).reset_index(drop=True)
-    place = rows["row"] if by == [REQUEST] else 0
-    return rows.assign(by=",".join(by), id=_ids(rows, by) if len(rows) else "", row=place, place=rows["row"])
+    return rows.assign(
+        by=",".join(by), id=_ids(rows, by) if len(rows) else "", row=rows["row"] if by == [REQUEST] else 0
+    )
 
 
 def labelled(settings: Settings, model: str, where: str | None = None) -> "pd.DataFrame":
@@ -180,15 +176,14 @@ def labelled(settings: Settings, model: str, where: str | None = None) -> "pd.Da
         if any(c not in rows.columns for c in by):
             continue
         at = rows.index[rows[by].notna().all(axis=1) & rows.label.isna()]
-        keys = (
-            pd.DataFrame({"id": _ids(rows.loc[at], by), "row": rows.loc[at, "row"] if by == [REQUEST] else 0})
-            if len(at)
-            else None
+        if not len(at):
+            continue
+        keys = pd.DataFrame(
+            {"id": _ids(rows.loc[at], by), "row": rows.loc[at, "row"] if by == [REQUEST] else 0}
         )
-        if keys is not None:
-            found = keys.merge(told, on=["id", "row"], how="left")
-            rows.loc[at, "label"] = found.label.to_numpy()
-            rows.loc[at, "known_at"] = found.known_at.array
+        found = keys.merge(told, on=["id", "row"], how="left")
+        rows.loc[at, "label"] = found.label.to_numpy()
+        rows.loc[at, "known_at"] = found.known_at.array
     return rows
 
 

@@ -5,9 +5,10 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,23 @@ def warehouse() -> Iterator[str]:
         server.wait(30)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Callable[[str], Path]]:
+    "Makes a folder on a file system of its own, which is soon full; sizes as `3m`."
+    if sys.platform != "linux":
+        pytest.skip("a small file system is made with Linux's tmpfs")
+    place = tmp_path / "small"
+
+    def make(size: str) -> Path:
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+        if subprocess.run(command, capture_output=True).returncode:
+            place.rmdir()
+            pytest.skip("no right to mount a small file system here")
+        return place
+
+    yield make
+    if place.exists():
+        subprocess.run(["umount", "-l", str(place)], check=True)

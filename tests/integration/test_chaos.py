@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -154,30 +153,21 @@ def test_runs_at_the_same_time_share_the_work(steps):
     assert none_left(steps)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a small file system is made with Linux's tmpfs")
-def test_a_full_disk_is_said_and_the_next_run_goes_on(steps, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)], capture_output=True
-    ).returncode:
-        pytest.skip("no right to mount a small file system here")
-    try:
-        env = {"MLW_STORE_URL": str(small / "store")}
-        assert mlw(steps, "run", "p", "--only", "a", **env).returncode == 0
-        filler = small / "filler"
-        with pytest.raises(OSError), filler.open("wb") as f:
-            while True:
-                f.write(b"x" * 65536)
-        full = mlw(steps, "run", "p", **env)
-        assert (
-            full.returncode == 2 and "can't be written" in full.stderr and "Traceback" not in full.stderr
-        ), full.stderr
-        assert none_left(steps)
-        filler.unlink()
-        store = Store(small / "store")
-        assert all(is_whole(store, m) for m in manifests(store).values())
-        well = mlw(steps, "run", "p", **env)
-        assert well.returncode == 0 and "2 cached" in well.stdout, well.stdout + well.stderr
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
+def test_a_full_disk_is_said_and_the_next_run_goes_on(small_disk, steps):
+    small = small_disk("3m")
+    env = {"MLW_STORE_URL": str(small / "store")}
+    assert mlw(steps, "run", "p", "--only", "a", **env).returncode == 0
+    filler = small / "filler"
+    with pytest.raises(OSError), filler.open("wb") as f:
+        while True:
+            f.write(b"x" * 65536)
+    full = mlw(steps, "run", "p", **env)
+    assert full.returncode == 2 and "can't be written" in full.stderr and "Traceback" not in full.stderr, (
+        full.stderr
+    )
+    assert none_left(steps)
+    filler.unlink()
+    store = Store(small / "store")
+    assert all(is_whole(store, m) for m in manifests(store).values())
+    well = mlw(steps, "run", "p", **env)
+    assert well.returncode == 0 and "2 cached" in well.stdout, well.stdout + well.stderr

@@ -7,7 +7,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -240,45 +239,36 @@ def test_mutated_requests_are_answered_or_refused_in_words_and_memory_stays(serv
     assert max(memory[15:]) < max(memory[5:15]) * 1.05 + 5, memory
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a small file system is made with Linux's tmpfs")
-def test_on_a_full_disk_the_service_goes_on_says_so_and_recovers(served, tmp_path):
+def test_on_a_full_disk_the_service_goes_on_says_so_and_recovers(small_disk, served):
     url, serve, records, settings, _ = served
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], capture_output=True
-    ).returncode:
-        pytest.skip("mounting needs root")
-    try:
-        serve(MLW_SERVING_SPOOL=str(small / "spool"), MLW_TABLES_URL=str(settings.root / "later"))
-        (small / "filler").write_bytes(b"x" * (1_000_000 - 20_000))
-        with httpx.Client(base_url=url, timeout=10) as client:
-            ask = lambda: client.post("/models/flights/predict", json={"rows": records})
-            answers = [ask() for _ in range(60)]
-            assert {a.status_code for a in answers} == {200}
-            kept = [a.json()["request_id"] for a in answers if a.headers["x-recorded"] == "yes"]
-            assert (
-                len(kept) < 60
-                and answers[-1].headers["x-recorded"] == "no"
-                and answers[-1].json()["request_id"] is None
-            )
-            ready = client.get("/v2/health/ready").json()["models"]["flights"]
-            assert "No space left" in ready["problem"] and ready["version"] == 1
-            assert 'mlw_stuck{model="flights"} 1.0' in client.get("/metrics").text
-            (small / "filler").unlink()
-            after = ask()
-            assert after.headers["x-recorded"] == "yes"
-            assert client.get("/v2/health/ready").json()["models"]["flights"]["problem"] is None
-            kept.append(after.json()["request_id"])
-            tables, deadline = str(settings.root / "later"), time.monotonic() + 30
-            while time.monotonic() < deadline:
-                with contextlib.suppress(TableNotFound):
-                    if set(read_table(tables, "flights_served").request_id) == set(kept):
-                        break
-                time.sleep(0.5)
-            assert set(read_table(tables, "flights_served").request_id) == set(kept)
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
+    small = small_disk("1m")
+    serve(MLW_SERVING_SPOOL=str(small / "spool"), MLW_TABLES_URL=str(settings.root / "later"))
+    (small / "filler").write_bytes(b"x" * (1_000_000 - 20_000))
+    with httpx.Client(base_url=url, timeout=10) as client:
+        ask = lambda: client.post("/models/flights/predict", json={"rows": records})
+        answers = [ask() for _ in range(60)]
+        assert {a.status_code for a in answers} == {200}
+        kept = [a.json()["request_id"] for a in answers if a.headers["x-recorded"] == "yes"]
+        assert (
+            len(kept) < 60
+            and answers[-1].headers["x-recorded"] == "no"
+            and answers[-1].json()["request_id"] is None
+        )
+        ready = client.get("/v2/health/ready").json()["models"]["flights"]
+        assert "No space left" in ready["problem"] and ready["version"] == 1
+        assert 'mlw_stuck{model="flights"} 1.0' in client.get("/metrics").text
+        (small / "filler").unlink()
+        after = ask()
+        assert after.headers["x-recorded"] == "yes"
+        assert client.get("/v2/health/ready").json()["models"]["flights"]["problem"] is None
+        kept.append(after.json()["request_id"])
+        tables, deadline = str(settings.root / "later"), time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with contextlib.suppress(TableNotFound):
+                if set(read_table(tables, "flights_served").request_id) == set(kept):
+                    break
+            time.sleep(0.5)
+        assert set(read_table(tables, "flights_served").request_id) == set(kept)
 
 
 def test_the_image_serves_with_a_registry_of_a_team_and_goes_on_without_it(served, start, tmp_path):
