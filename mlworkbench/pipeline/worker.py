@@ -161,6 +161,8 @@ class Children:
             told = meanwhile()
             try:
                 place.child.answer()
+                if made:  # it may have died since it got ready
+                    place.child.call("mlworkbench.pipeline.worker:process_id")
             except KernelDied:
                 if not made:
                     raise
