@@ -5,6 +5,7 @@
 # %% auto #0
 from mlworkbench.core.settings import (
     ProjectNotFound,
+    Settings,
     SettingsError,
     find_project,
     os,
@@ -42,6 +43,11 @@ def test_environment_wins_over_file_wins_over_default(project, monkeypatch):
         ("[project]\n[monitoring]\nx = 1\n", ["[monitoring]", "Did you mean 'monitor'?"]),
         ("[project]\nnme = x\n", ["[project]", "nme", "Did you mean 'name'?"]),
         ("[project\nname = x\n", ["settings.ini", "can't be read"]),
+        ("[project]\n[alert]\nwhat = drift\n", ["[alert]", "Write it as [alert NAME]"]),
+        ("[project]\n[alert a]\nwhat = drfit\n", ["[alert a]", "'what'", "'drfit'", "features that moved"]),
+        ("[project]\n[alert a]\nlimit = 1\n", ["[alert a]", "key 'what' is missing"]),
+        ("[project]\n[retrain m]\nwindw = 1\n", ["[retrain m]", "Did you mean 'window'?"]),
+        ("[project]\n[retrain m]\nwindow = long\n", ["[retrain m]", "'window'", "expanding, sliding DAYS"]),
     ],
 )
 def test_a_bad_file_is_refused_naming_place_and_remedy(project, text, named):
@@ -49,6 +55,15 @@ def test_a_bad_file_is_refused_naming_place_and_remedy(project, text, named):
     with pytest.raises(SettingsError) as e:
         read_settings(project)
     assert all(part in str(e.value) for part in named), str(e.value)
+
+
+def test_some_sections_have_a_name_and_there_may_be_several(project):
+    (project / "settings.ini").write_text(
+        "[project]\n[retrain a]\n[retrain b]\nwindow = sliding 90\nholdout = 7\n"
+    )
+    s = read_settings(project)
+    assert s.retrain["a"].window == "expanding" and s.retrain["b"].holdout == 7 and s.alert == {}
+    assert s.sources["retrain b.window"] == "settings.ini" and Settings(**s.model_dump()) == s
 
 
 def test_a_bad_variable_is_named(project, monkeypatch):

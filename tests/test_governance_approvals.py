@@ -10,6 +10,7 @@ from mlworkbench.governance.approvals import (
     behind_its_back,
     champions,
     mlflow_client,
+    now,
     outcome,
     reject,
     retire,
@@ -20,10 +21,11 @@ from mlworkbench.governance.approvals import (
 # %% ../nbs/api/42_governance.approvals.ipynb #test-approvals
 import os
 import threading
-import time
+from datetime import timedelta
 
 import pytest
 
+from mlworkbench.core.clock import at
 from mlworkbench.core.errors import ModelNotFound, RoleMissing
 from mlworkbench.governance.audit import read_audit, verify
 
@@ -155,13 +157,12 @@ def test_two_must_agree_and_neither_twice_nor_about_their_own(project):
     )
 
 
-def test_a_request_that_nobody_decided_expires(project, monkeypatch):
+def test_a_request_that_nobody_decided_expires(project):
     challenge(project)
-    later = time.time() + 31 * 86400
-    monkeypatch.setattr("mlworkbench.governance.approvals.time.time", lambda: later)
-    with pytest.raises(ApprovalRefused, match="is 31 days old and has expired; requests hold 30 days"):
-        approve(project, "m", "good")
-    assert approve(Settings(root=project.root, approvals={"days": 40}), "m", "good").version == 1
+    with at(now() + timedelta(days=31)):
+        with pytest.raises(ApprovalRefused, match="is 31 days old and has expired; requests hold 30 days"):
+            approve(project, "m", "good")
+        assert approve(Settings(root=project.root, approvals={"days": 40}), "m", "good").version == 1
 
 
 def test_one_command_goes_back_and_again_further(project):

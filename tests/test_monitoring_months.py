@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from mlworkbench.models.registry import ModelSpec, register_model
 from mlworkbench.pipeline.step import context
 from mlworkbench.pipeline.tracking import mlflow_client
-from mlworkbench.serving.batch import score_month
+from mlworkbench.serving.batch import score_period
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def project(own_project):
 
 def test_a_quiet_month_is_ok_and_a_changed_one_an_alarm(project):
     for month in ("2013-02", "2013-03"):
-        score_month(project, "m", month)
+        score_period(project, "m", month)
     february, march = (monitor_month(project, "m", m) for m in ("2013-02", "2013-03"))
     assert february.status == "ok" and february.findings == ["Nothing has moved that would matter."]
     assert march.status == "alarm" and march.performance["auc"] < 0.5 and "AUC is 0." in march.findings[0]
@@ -80,7 +80,7 @@ def test_a_quiet_month_is_ok_and_a_changed_one_an_alarm(project):
 
 
 def test_monitoring_again_replaces_and_waits_for_labels(project):
-    score_month(project, "m", "2013-02")
+    score_period(project, "m", "2013-02")
     early = monitor_month(project, "m", "2013-02", as_of=pd.Timestamp("2013-02-01", tz="UTC"))
     assert (
         np.isnan(early.performance["auc"])
@@ -97,6 +97,6 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(project):
         monitored(project, "m")
     with pytest.raises(TableNotFound, match="mlw score m --month"):
         monitor_month(project, "m", "2013-02")
-    score_month(project, "m", "2013-02")
+    score_period(project, "m", "2013-02")
     with pytest.raises(DataError, match=r"mlw score m --month 2013-03\. Scored: 2013-02"):
         monitor_month(project, "m", "2013-03")

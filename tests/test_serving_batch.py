@@ -6,9 +6,9 @@
 from mlworkbench.serving.batch import (
     ADDED,
     DataError,
-    month_bounds,
+    period_bounds,
     read_table,
-    score_month,
+    score_period,
     score_rows,
     write_table,
 )
@@ -58,22 +58,27 @@ def project(own_project):
 
 
 @pytest.mark.parametrize(
-    "month, bounds", [("2013-01", ("2013-01-01", "2013-02-01")), ("2013-12", ("2013-12-01", "2014-01-01"))]
+    "month, bounds",
+    [
+        ("2013-01", ("2013-01-01", "2013-02-01")),
+        ("2013-12", ("2013-12-01", "2014-01-01")),
+        ("2013-02-28", ("2013-02-28", "2013-03-01")),
+    ],
 )
 def test_months(month, bounds):
-    assert month_bounds(month) == bounds
+    assert period_bounds(month) == bounds
 
 
-@pytest.mark.parametrize("month", ["2013", "2013-13", "April", "2013-4"])
+@pytest.mark.parametrize("month", ["2013", "2013-13", "April", "2013-4", "2013-02-30"])
 def test_what_is_no_month_is_refused(month):
     with pytest.raises(DataError, match="is no month"):
-        month_bounds(month)
+        period_bounds(month)
 
 
 def test_a_month_is_scored_in_batches_with_the_version_that_said_it(project):
     settings, rows, model = project
     seen = []
-    scored = score_month(settings, "m", "2013-02", batch_size=100, on_batch=lambda *a: seen.append(a))
+    scored = score_period(settings, "m", "2013-02", batch_size=100, on_batch=lambda *a: seen.append(a))
     february = rows[rows["at"].dt.strftime("%Y-%m") == "2013-02"]
     table = read_table(settings.resolve(settings.tables.url), "m_predictions").sort_values("id")
     assert scored.rows == len(table) == len(february) == 336 and seen[-1] == (336, 336) and len(seen) >= 4
@@ -87,8 +92,8 @@ def test_a_month_is_scored_in_batches_with_the_version_that_said_it(project):
 
 def test_scoring_again_leaves_no_row_twice_and_other_months_alone(project):
     settings, _, _ = project
-    for month in ("2013-01", "2013-02", "2013-01"):
-        score_month(settings, "m", month)
+    for period in ("2013-01", "2013-02", "2013-01", "2013-01-17", "2013-02-28"):
+        score_period(settings, "m", period)
     table = read_table(settings.resolve(settings.tables.url), "m_predictions")
     assert table.groupby("month").size().to_dict() == {"2013-01": 372, "2013-02": 336} and table.id.is_unique
 
@@ -96,9 +101,9 @@ def test_scoring_again_leaves_no_row_twice_and_other_months_alone(project):
 def test_months_without_rows_and_missing_models_are_said(project):
     settings, _, _ = project
     with pytest.raises(DataError, match="no rows in 2014-01; it covers 2013-01 to 2013-03"):
-        score_month(settings, "m", "2014-01")
+        score_period(settings, "m", "2014-01")
     with pytest.raises(ModelNotFound, match="no challenger2"):
-        score_month(settings, "m", "2013-01", which="challenger2")
+        score_period(settings, "m", "2013-01", which="challenger2")
 
 
 def table(settings, name="out"):

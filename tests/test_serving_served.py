@@ -11,11 +11,11 @@ from mlworkbench.serving.served import (
     find_version,
     np,
     set_traffic,
-    time,
 )
 
 # %% ../nbs/api/53_serving.served.ipynb #test-served
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd

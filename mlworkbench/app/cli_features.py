@@ -8,6 +8,7 @@ __all__ = ['features', 'list_', 'show', 'materialize', 'get']
 # %% ../../nbs/api/70c_app.cli_features.ipynb #imports
 import click
 
+from ..core.clock import now
 from .cli_data import _example, _require, _when
 
 # %% ../../nbs/api/70c_app.cli_features.ipynb #group
@@ -150,7 +151,7 @@ def _moment(text: str | None):
     from mlworkbench.core.errors import DataError
 
     try:
-        moment = pd.Timestamp(text) if text else pd.Timestamp.now("UTC")
+        moment = pd.Timestamp(text) if text else pd.Timestamp(now())
     except ValueError as err:
         raise DataError(f"'{text}' is no time; write it as 2013-04-01 or 2013-04-01T12:00.") from err
     return moment if moment.tzinfo else moment.tz_localize("UTC")

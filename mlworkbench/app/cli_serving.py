@@ -213,7 +213,7 @@ def score(model, source, out, keep, workers, months, which, batch_size) -> None:
         raise click.UsageError("Say either --in ROWS --out TABLE, or --month, as in 2013-04.")
     _require("scientist", "score")
     if months:
-        return _score_months(model, months, which, batch_size)
+        return _score_periods(model, months, which, batch_size)
     from mlworkbench.app.console import progress
     from mlworkbench.serving.batch import score_rows
 
@@ -228,13 +228,13 @@ def score(model, source, out, keep, workers, months, which, batch_size) -> None:
     click.echo(f"{done.rows:,} rows by version {done.version}{mean}, in {done.table}{before}.")
 
 
-def _score_months(model: str, months: tuple[str, ...], which: str, batch_size: int) -> None:
+def _score_periods(model: str, months: tuple[str, ...], which: str, batch_size: int) -> None:
     from mlworkbench.app.console import progress
-    from mlworkbench.serving.batch import score_month
+    from mlworkbench.serving.batch import score_period
 
     for month in months:
         with progress(f"{model} {month}") as tell:
-            scored = score_month(_settings(), model, month, which, batch_size, tell)
+            scored = score_period(_settings(), model, month, which, batch_size, tell)
         click.echo(
             f"{month}: {scored.rows:,} rows by version {scored.version}, mean probability {scored.mean:.3f}, in {scored.table}."
         )

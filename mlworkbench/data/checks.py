@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core import clock
 from ..core.errors import ContractBroken, DataError
 from ..core.settings import Settings
 from ..core.store import write_file
@@ -319,7 +320,7 @@ def check(
     frame = as_frame(data)
     findings = _Findings(contract, _twice(as_stream(frame), contract), reference)
     good, bad = findings.add(frame)
-    breaches = findings.breaches(now or dt.datetime.now(dt.UTC))
+    breaches = findings.breaches(now or clock.now())
     return CheckedBatch(findings.rows, findings.set_aside, breaches, good, bad)
 
 
@@ -358,7 +359,7 @@ def check_stream(
     findings = _Findings(contract, _twice(stream, contract), reference, show_personal)
     for frame in _frames(stream()):
         findings.add(frame)
-    breaches = findings.breaches(now or dt.datetime.now(dt.UTC))
+    breaches = findings.breaches(now or clock.now())
     return CheckResult(findings.rows, findings.set_aside, breaches)
 
 # %% ../../nbs/api/11b_data.checks.ipynb #table

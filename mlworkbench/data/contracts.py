@@ -23,6 +23,7 @@ import pyarrow as pa
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ..core import clock
 from ..core.errors import DataError
 from ..core.store import write_file
 from .privacy import PERSONAL
@@ -350,7 +351,7 @@ def infer_contract(data, now: dt.datetime | None = None) -> tuple[Contract, dict
             rules["drift"] = 0.1
         columns[name] = ColumnRules(**rules, level="stop" if "unique" in rules else "warn")
         seen[name] = _words(found, learned, name, made["rows"], is_personal)
-    rows, fresh = RowBounds(min=max(1, made["rows"] // 2)), learned.freshness(now or dt.datetime.now(dt.UTC))
+    rows, fresh = RowBounds(min=max(1, made["rows"] // 2)), learned.freshness(now or clock.now())
     return Contract(columns=columns, rows=rows, freshness=fresh, checks=list(learned.checks())), seen, made
 
 # %% ../../nbs/api/11_data.contracts.ipynb #infer-parts

@@ -181,7 +181,7 @@ def write_table(
     properties = CommitProperties(custom_metadata=told, max_commit_retries=200)
     mode: dict = {"mode": "append" if append else "overwrite", "commit_properties": properties}
     if where and exists:
-        mode["predicate"] = where
+        mode |= {"predicate": where, "schema_mode": "merge"}
     for attempt in range(10):
         if DeltaTable.is_deltatable(url) and "predicate" not in mode:
             mode["schema_mode"] = "merge" if append else "overwrite"

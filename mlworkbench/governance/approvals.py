@@ -6,10 +6,10 @@
 __all__ = ['Waiting', 'waiting', 'approve', 'reject', 'outcome', 'rollback', 'retire', 'behind_its_back', 'champions']
 
 # %% ../../nbs/api/42_governance.approvals.ipynb #imports
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..core.clock import now
 from ..core.errors import ApprovalRefused
 from ..core.settings import Settings, user_name
 from .audit import AuditRow, read_audit, record
@@ -113,7 +113,7 @@ _PAST = {"approve": "approved", "reject": "rejected", "rollback": "went back to"
 
 
 def _require_fresh(settings: Settings, challenger: ModelVersion) -> None:
-    days = (time.time() - float(challenger.tags.get("mlw.requested", challenger.created))) / 86400
+    days = (now().timestamp() - float(challenger.tags.get("mlw.requested", challenger.created))) / 86400
     if days > settings.approvals.days:
         raise ApprovalRefused(
             f"The request of '{challenger.name}' version {challenger.version} is {days:.0f} days old and has expired; requests hold "

@@ -12,9 +12,9 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
 from pathlib import Path
 
+from ..core.clock import now
 from ..core.errors import SettingsError
 from ..core.settings import Settings
 from ..core.store import Store, canonical_json, digest_of, read_record, write_record
@@ -126,9 +126,9 @@ def record(
     with _locked(audit_url(settings)) as connection:
         rows = _rows(connection)
         version, reason, details = decide(rows)
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        at = now().isoformat(timespec="milliseconds")
         previous = rows[-1].digest if rows else GENESIS
-        row = AuditRow(len(rows) + 1, now, actor, action, model, version, reason, details, previous)
+        row = AuditRow(len(rows) + 1, at, actor, action, model, version, reason, details, previous)
         row = AuditRow(**{**asdict(row), "digest": row_digest(row)})
         connection.execute(_table().insert().values({**asdict(row), "details": json.dumps(row.details)}))
         act()

@@ -6,11 +6,11 @@
 __all__ = ['state_of', 'Request', 'request_approval', 'attach_card']
 
 # %% ../../nbs/api/46_governance.requests.ipynb #imports
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ..core.clock import now
 from ..core.errors import ApprovalRefused
 from ..core.settings import Settings
 from .card import make_card
@@ -65,7 +65,7 @@ def request_approval(
             client.delete_registered_model_alias(name, CHALLENGER)
         words = f"{name} version {number} is refused:\n  " + "\n  ".join(refused)
     else:
-        client.set_model_version_tag(name, number, "mlw.requested", str(time.time()))
+        client.set_model_version_tag(name, number, "mlw.requested", str(now().timestamp()))
         client.set_registered_model_alias(name, CHALLENGER, number)
         words = f"{name} version {number} waits for a decision: mlw approve {name} --reason '…'"
         if warned := [f"{r.gate}: {r.words}" for r in results if not r.passed]:

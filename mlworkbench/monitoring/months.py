@@ -26,7 +26,7 @@ from ..models.registry import CHAMPION, LoadedModel, find_version, load_version
 from .drift import compare
 from .performance import performance_status, realised
 from ..pipeline.report import Markup, image, number, page, table_html
-from ..serving.batch import month_bounds, predictions_table
+from ..serving.batch import period_bounds, predictions_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +97,7 @@ def monitor_month(
     as_of: "pd.Timestamp | None" = None,  # only labels known before
 ) -> Month:
     "Compare the month with the training profile, keep the outcome and write its page. Raises `DataError` or `ModelNotFound`."
-    month_bounds(month)
+    period_bounds(month)
     if month not in (known := scored_months(settings, model, which)):
         raise DataError(
             f"'{model}' has not scored {month}: mlw score {model} --month {month}. Scored: {', '.join(known) or 'nothing'}.",

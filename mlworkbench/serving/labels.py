@@ -7,9 +7,9 @@ __all__ = ['REQUEST', 'KEYS', 'Added', 'outcomes_table', 'add_labels', 'outcomes
 
 # %% ../../nbs/api/55_serving.labels.ipynb #imports
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from ..core.clock import now
 from ..core.errors import DataError, TableNotFound, did_you_mean
 from ..core.settings import Settings
 from ..data.tables import read_table, table_names, write_table
@@ -68,7 +68,7 @@ def add_labels(
     told = pd.DataFrame({"by": ",".join(by), "id": _ids(rows, by), "row": 0, "label": _numbers(rows[label])})
     if by == [REQUEST] and "row" in rows.columns:
         told["row"] = rows["row"].astype("int64").to_numpy()
-    moments = rows[spec.known_at].to_numpy() if spec.known_at in rows.columns else datetime.now(UTC)
+    moments = rows[spec.known_at].to_numpy() if spec.known_at in rows.columns else now()
     told["known_at"] = pd.to_datetime(pd.Series(moments, told.index), utc=True).dt.as_unit("us")
     told = _without_repeats(told)
     known = outcomes(settings, model)
@@ -76,7 +76,7 @@ def add_labels(
     again = (joined.label == joined.label_before).to_numpy()
     changed = joined.label_before.notna().to_numpy() & ~again
     if (~again).any():
-        fresh = told[~again].assign(added_at=pd.Timestamp(datetime.now(UTC)).as_unit("us"))
+        fresh = told[~again].assign(added_at=pd.Timestamp(now()).as_unit("us"))
         write_table(settings.resolve(settings.tables.url), outcomes_table(model), fresh, append=True)
     matched = len(told.merge(_identified(settings, model, by)[KEYS].drop_duplicates(), on=KEYS))
     return Added(int((~again & ~changed).sum()), int(again.sum()), int(changed.sum()), matched)

@@ -9,13 +9,13 @@ __all__ = ['log', 'Batcher', 'Arm', 'open_arm', 'State', 'Served']
 import asyncio
 import hashlib
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..core.clock import now
 from ..core.errors import ApprovalRefused, WorkbenchError
 from ..core.settings import Settings
 from ..governance.approvals import approve
@@ -99,8 +99,8 @@ class Arm:
         "The batch with what was left out. Raises `DataError`."
         import pandas as pd
 
-        now, loop = pd.Timestamp(time.time(), unit="s", tz="UTC"), asyncio.get_running_loop()
-        return await loop.run_in_executor(self.batcher.pool, self.lookup.complete, self.schema, batch, now)
+        moment, loop = pd.Timestamp(now()), asyncio.get_running_loop()
+        return await loop.run_in_executor(self.batcher.pool, self.lookup.complete, self.schema, batch, moment)
 
 
 def open_arm(settings: Settings, model: str, which: str, pool: Executor) -> Arm:
@@ -166,9 +166,9 @@ class Served:
 
     def _wanted(self) -> State:
         "What the registry says; the present state if it says nothing new."
-        now, (version, plan) = self.state, champion_and_traffic(self.settings, self.name)
-        if version == now.champion.version and plan.mode == "champion" and now.other is None:
-            return now  # nearly always: asked often, so by one question
+        present, (version, plan) = self.state, champion_and_traffic(self.settings, self.name)
+        if version == present.champion.version and plan.mode == "champion" and present.other is None:
+            return present  # nearly always: asked often, so by one question
         champion = find_version(self.settings, self.name)
         other = None
         if plan.mode != "champion" and plan.version != champion.version:
@@ -177,9 +177,12 @@ class Served:
         if other is None:
             plan = Traffic()
         versions = (champion.version, other and other.version)
-        if versions == (now.champion.version, now.other and now.other.version) and plan == now.traffic:
-            return now
-        at_work = {arm.version: arm for arm in (now.champion, now.other) if arm}
+        if (
+            versions == (present.champion.version, present.other and present.other.version)
+            and plan == present.traffic
+        ):
+            return present
+        at_work = {arm.version: arm for arm in (present.champion, present.other) if arm}
         open_ = lambda version: (
             at_work.get(version) or open_arm(self.settings, self.name, str(version), self.pool)
         )
@@ -192,7 +195,7 @@ class Served:
         if plan.mode != "canary":
             return
         seen = [state.seen[arm.version] for arm in (state.champion, state.other)]
-        verdict = judge_canary(*seen, (time.time() - plan.since) / 60, self.settings.canary)
+        verdict = judge_canary(*seen, (now().timestamp() - plan.since) / 60, self.settings.canary)
         if verdict.action != "wait":
             self._end_trial(plan, verdict)
 

@@ -10,10 +10,10 @@ __all__ = ['Mode', 'TAG', 'Traffic', 'parse_plan', 'plans_of_settings', 'traffic
 import hashlib
 import json
 import re
-import time
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from ..core.clock import now
 from ..core.errors import ApprovalRefused, SettingsError, WorkbenchError, did_you_mean
 from ..core.settings import Settings, user_name
 from ..governance.audit import AuditRow, record
@@ -119,7 +119,7 @@ def set_traffic(
     if plan.mode != "champion":
         number = _admitted(settings, model, plan, champion.version)
     told = plan.told or traffic_of(settings, model).told
-    plan = Traffic(plan.mode, number, plan.share, plan.key, actor, time.time(), told)
+    plan = Traffic(plan.mode, number, plan.share, plan.key, actor, now().timestamp(), told)
 
     def under_lock(rows: list[AuditRow]) -> tuple[int, str, dict]:
         if instead_of not in (None, traffic_of(settings, model)):
