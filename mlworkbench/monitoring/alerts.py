@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'CAUSES', 'IN', 'rules_of', 'Reading', 'read', 'open_books', 'Alert', 'alerts', 'find_alert', 'observe',
-           'acknowledge', 'silence', 'silenced', 'tell', 'prometheus_text']
+           'raise_alert', 'supersede', 'acknowledge', 'silence', 'silenced', 'tell', 'prometheus_text']
 
 # %% ../../nbs/api/64_monitoring.alerts.ipynb #imports
 import contextlib
@@ -183,7 +183,7 @@ def observe(settings: Settings, look: Look) -> list[Alert]:
     "Keep what the rules read off the look; the alerts that this opened, confirmed or resolved. A window that was read before changes nothing."
     changed = []
     with open_books(settings) as connection:
-        changed += _superseded(connection, look)
+        changed += _superseded(connection, look.model, look.version)
         for name, rule in rules_of(settings, look.model).items():
             reading = read(rule, look, settings)
             if reading and _keep(connection, name, look, reading):
@@ -219,16 +219,14 @@ def _change(connection, number: int, **values) -> Alert:
     return _alert(connection.execute(table.select().where(table.c.id == number)).one())
 
 
-def _superseded(connection, look: Look) -> list[Alert]:
+def _superseded(connection, model: str, version: int) -> list[Alert]:
     "End the alerts of versions before this one."
     told = {
         "state": "resolved",
         "resolved": now().isoformat(),
-        "ended": f"version {look.version} is at work now",
+        "ended": f"version {version} is at work now",
     }
-    return [
-        _change(connection, r.id, **told) for r in _active(connection, look.model) if r.version < look.version
-    ]
+    return [_change(connection, r.id, **told) for r in _active(connection, model) if r.version != version]
 
 
 def _judge(connection, name: str, rule: AlertSection, look: Look, reading: Reading) -> list[Alert]:
@@ -261,6 +259,34 @@ def _open(connection, name: str, rule: AlertSection, look: Look, reading: Readin
     return _alert(connection.execute(table.select().where(table.c.id == number)).one())
 
 
+def raise_alert(settings: Settings, model: str, version: int, cause: str, words: str) -> Alert:
+    "An alert that no look opens, or the one of this cause that is active."
+    table = _tables()[2]
+    with open_books(settings) as connection:
+        if active := _active(connection, model, cause):
+            return _alert(active[0])
+        told = {
+            "model": model,
+            "version": version,
+            "cause": cause,
+            "rule": cause,
+            "severity": "alarm",
+            "state": "open",
+        }
+        told |= {"opened": now().isoformat(), "since": now().isoformat(), "words": words, "facts": "{}"}
+        number = connection.execute(table.insert().values(**told)).inserted_primary_key[0]
+        made = _alert(connection.execute(table.select().where(table.c.id == number)).one())
+    tell(settings)
+    return made
+
+
+def supersede(settings: Settings, model: str, version: int) -> None:
+    "End the alerts of the model's other versions: this one is at work now."
+    with open_books(settings) as connection:
+        _superseded(connection, model, version)
+    tell(settings)
+
+
 def _cools(connection, model: str, cause: str, days: float) -> bool:
     "Whether an alert of this cause ended less than so many days ago, on its own."
     table = _tables()[2]
@@ -289,9 +315,9 @@ def silence(
     "Tell nobody of this cause until then. Raises `DataError`, `RoleMissing`."
     actor = actor or user_name()
     require_role(settings, actor, "approver", "silence alerts")
-    if cause not in CAUSES.values() or not reason.strip() or until <= now():
+    if cause not in (*CAUSES.values(), "retraining") or not reason.strip() or until <= now():
         raise DataError(
-            f"To silence takes a cause ({', '.join(dict.fromkeys(CAUSES.values()))}), a reason, and an end in the future."
+            "To silence takes a cause (drift, performance or retraining), a reason, and an end in the future."
         )
     told = {"cause": cause, "until": until.isoformat()}
     record(settings, actor, "silence", model, lambda rows: (0, reason.strip(), told))
