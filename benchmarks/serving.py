@@ -258,6 +258,7 @@ def batches(root: Path, options) -> list[tuple]:
 
     from mlworkbench.core.settings import read_settings
     from mlworkbench.data.tables import read_table, write_table
+    from mlworkbench.models.registry import load_version
     from mlworkbench.serving.batch import score_rows
     from mlworkbench.serving.predictor import open_predictor
 
@@ -277,10 +278,11 @@ def batches(root: Path, options) -> list[tuple]:
     for model in ("flights", "logistic"):
         predictor = open_predictor(settings, model, threads=os.cpu_count() or 1)
         frame = read_table(tables, "million", columns=predictor.loaded.spec.columns)
+        whole = load_version(settings, predictor.loaded.version).model
         feed, runs = predictor.columns.feed(frame), {}
         alone = {
             "alone, ONNX": lambda feed=feed, p=predictor: p.session.run(None, feed),
-            "alone, scikit-learn": lambda frame=frame, p=predictor: p.loaded.model.predict_proba(frame),
+            "alone, scikit-learn": lambda frame=frame, p=whole: p.predict_proba(frame),
         }
         for round_ in range(options.rounds):
             ours = lambda model=model, round_=round_: score_rows(

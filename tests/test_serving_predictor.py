@@ -11,6 +11,7 @@ from mlworkbench.serving.predictor import (
     Predictor,
     joined,
     np,
+    open_predictor,
 )
 
 # %% ../nbs/api/50_serving.predictor.ipynb #test-predictor
@@ -19,6 +20,44 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mlworkbench.models.registry import ModelSpec, ModelVersion
+
+
+def test_a_table_of_arrows_is_answered_as_a_frame_is(own_project):
+    import pyarrow as pa
+    from sklearn.compose import make_column_transformer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    from mlworkbench.core.settings import read_settings
+    from mlworkbench.models.registry import register_model
+
+    kinds = ["x", None, "z", "x"] * 10
+    rows = pd.DataFrame(
+        {"a": [0.0, 1.0, 0.1, 0.8] * 10, "k": kinds, "n": pd.array([1, None, 3, 4] * 10, "Int64")}
+    )
+    rows["n"] = rows.n.astype(float).fillna(0)
+    model = make_pipeline(
+        make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["k"]), remainder="passthrough"),
+        LogisticRegression(),
+    )
+    known = rows.assign(k=rows.k.fillna("y").astype(object))
+    model.fit(known, [0, 1, 0, 1] * 10)
+    spec = ModelSpec(["a", "k", "n"], "f", "l", "k", "t", "y", "d")
+    register_model(model, "m", spec, known, {}, {})
+    predict = open_predictor(read_settings(own_project), "m", "challenger")
+    assert predict.is_graph and predict.loaded.model is None
+    table = pa.Table.from_pandas(rows).append_column("more", pa.nulls(40))
+    wanted = predict(rows)
+    np.testing.assert_allclose(predict(known), model.predict_proba(known)[:, 1], atol=1e-6)
+    for asked in (
+        table,
+        table.set_column(1, "k", table["k"].dictionary_encode()),
+        pa.concat_tables([table.slice(0, 7), table.slice(7)]),
+    ):
+        np.testing.assert_allclose(predict(asked), wanted, atol=1e-6)
+    assert predict(table.slice(0, 0)).shape == (0,)
+    with pytest.raises(DataError, match="needs the column 'k'"):
+        predict(table.drop_columns(["k"]))
 
 
 def test_columns_are_picked_by_name_and_none_may_be_missing():

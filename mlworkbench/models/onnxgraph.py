@@ -18,6 +18,7 @@ from ..core.errors import NotPortable
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 # %% ../../nbs/api/36_models.onnxgraph.ipynb #graph
 Place = tuple[str, int]  # a tensor of shape (n_rows, n), and the column in it
@@ -474,6 +475,30 @@ class Columns:
             texts = rows[self.categories].astype(object)
             made["categories"] = texts.where(texts.notna(), "").to_numpy(object)
         return made
+
+    def feed_arrow(self, rows: "pa.Table") -> dict[str, np.ndarray]:
+        "The same for a table of Arrow's, in a fraction of the time: each text is made once, not once a row."
+        import pyarrow as pa
+
+        floats = lambda column: column.cast(pa.float64()).to_numpy()
+        made = {}
+        if self.numbers:
+            made["numbers"] = np.column_stack([floats(rows[c]) for c in self.numbers])
+        if self.categories:
+            made["categories"] = np.column_stack([_texts(rows[c]) for c in self.categories])
+        return made
+
+
+def _texts(column: "pa.ChunkedArray") -> np.ndarray:
+    "The values as objects, empty where missing."
+    import pyarrow as pa
+
+    coded = (
+        pa.chunked_array(column.chunks, column.type).unify_dictionaries().dictionary_encode().combine_chunks()
+    )
+    coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
+    known = np.array([*coded.dictionary.to_pylist(), ""], dtype=object)
+    return known[coded.indices.fill_null(len(known) - 1).to_numpy(zero_copy_only=False)]
 
 
 def columns_of(example: "pd.DataFrame") -> Columns:

@@ -44,6 +44,9 @@ def open_onnx(data: bytes, threads: int = 1) -> OnnxModel:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # whoever reads and writes meanwhile needs the core
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     told = json.loads(session.get_modelmeta().custom_metadata_map["mlworkbench"])
     return OnnxModel(session, Columns(told["numbers"], told["categories"]), told["classes"])

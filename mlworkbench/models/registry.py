@@ -269,14 +269,19 @@ def version_folder(settings: Settings, version: ModelVersion) -> Path:
     return Path(mlflow.artifacts.download_artifacts(version.uri))
 
 
-def load_version(settings: Settings, version: ModelVersion) -> LoadedModel:
+def load_version(
+    settings: Settings,
+    version: ModelVersion,
+    whole: bool = True,  # without, `model` is None: its ONNX graph answers, and scikit-learn's objects need not be made
+) -> LoadedModel:
     "The registered model with its specification and profiles. Raises `ModelError` for a pickle that settings.ini does not allow."
     folder = version_folder(settings, version)
-    _require_safe(settings, version, folder)
+    if whole:
+        _require_safe(settings, version, folder)
     part = lambda name: json.loads((folder / "extra_files" / f"{name}.json").read_text())
     return LoadedModel(
         version,
-        use_mlflow(settings).sklearn.load_model(str(folder)),
+        use_mlflow(settings).sklearn.load_model(str(folder)) if whole else None,
         version_spec(settings, version),
         part("features"),
         part("predictions"),

@@ -117,7 +117,7 @@ def _opened(settings: str, model: str, version: int) -> Predictor:
 
 def answers_of(settings: str, model: str, version: int, rows: pa.Table) -> "np.ndarray":
     "What the version answers, wherever this runs."
-    return _opened(settings, model, version)(rows.to_pandas())
+    return _opened(settings, model, version)(rows)
 
 
 @contextlib.contextmanager
@@ -131,7 +131,7 @@ def _workers(settings: Settings, predictor: Predictor, workers: int | str) -> It
             yield functools.partial(pool.submit, answers_of, *told), sum(client.nthreads().values())
     elif workers == 1:
         with ThreadPoolExecutor(1) as pool:
-            yield (lambda rows: pool.submit(lambda: predictor(rows.to_pandas()))), 1
+            yield (lambda rows: pool.submit(predictor, rows)), 1
     else:
         with processes(workers) as pool:
             yield functools.partial(pool.submit, answers_of, *told), workers
@@ -306,7 +306,7 @@ def score_period(
     def batches() -> Iterator[pa.RecordBatch]:
         keep, done = list(dict.fromkeys([spec.key, spec.time, *spec.columns])), 0
         for part in even_batches(scan_table(root, spec.features, columns=keep, where=where), batch_size):
-            answers = predictor(part.to_pandas())
+            answers = predictor(part)
             sums.append(float(answers.sum()))
             done += len(part)
             on_batch(done, total)

@@ -110,7 +110,8 @@ class PredictionLog:
         self.settings, self.model = settings, model
         self.folder = Path(settings.resolve(settings.serving.spool)) / model
         self.personal = set(personal_columns(settings))
-        self.file, self.name, self.waiting, self.lock = -1, "", 0, threading.Lock()
+        self.file, self.name, self.lock = -1, "", threading.Lock()
+        self.waiting, self.end = 0, 0  # lines and bytes of the present segment
         self.disk = _Disk(lambda: self.file) if settings.serving.durability == "fsync" else None
 
     def open(self) -> "PredictionLog":
@@ -128,16 +129,15 @@ class PredictionLog:
         name = f"{uuid.uuid4().hex}.spool"
         self.file = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(self.file, fcntl.LOCK_EX)
-        self.name, self.waiting = name, 0
+        self.name, self.waiting, self.end = name, 0, 0
 
     def append(self, line: bytes) -> None:
         "Write a line. Raises `OSError` where it can't be written whole, and leaves nothing of it."
         with self.lock:
-            end = os.fstat(self.file).st_size
             if os.write(self.file, line) != len(line):
-                os.ftruncate(self.file, end)
+                os.ftruncate(self.file, self.end)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self.waiting += 1
+            self.waiting, self.end = self.waiting + 1, self.end + len(line)
 
     async def kept(self) -> None:
         "Wait until what was appended is on the disk, where that was asked for."

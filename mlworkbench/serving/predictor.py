@@ -30,6 +30,7 @@ from mlworkbench.models.registry import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 # %% ../../nbs/api/50_serving.predictor.ipynb #batch
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class Predictor:
         return self.session is not None
 
     @cached_property
+    def outputs(self) -> list[str]:
+        "What the graph is asked for."
+        return [self.session.get_outputs()[0].name]
+
+    @cached_property
     def types(self) -> dict[str, str]:
         "Column → number or string, in the model's order."
         return {c: "string" if c in self.columns.categories else "number" for c in self.loaded.spec.columns}
@@ -90,24 +96,28 @@ class Predictor:
     def run(self, batch: Batch) -> np.ndarray:
         "An answer a row, shape (n_rows,): the probability of class 1, or the prediction. Raises `ValueError` where the model can't take them."
         if self.session is not None:
-            return self.session.run(None, batch.feed())[0][:, self.output]
+            return self.session.run(self.outputs, batch.feed())[0][:, self.output]
         if not len(batch):
             return np.empty(0)
         return answers(self.loaded.model, batch.frame(self.columns, self.loaded.spec.columns))
 
-    def __call__(self, rows: "pd.DataFrame") -> np.ndarray:
-        "The same for a DataFrame. Raises `DataError` for a missing column."
+    def __call__(self, rows: "pd.DataFrame | pa.Table") -> np.ndarray:
+        "The same for a DataFrame or a table of Arrow's. Raises `DataError` for a missing column."
+        is_arrow = not hasattr(rows, "iloc")
+        names = rows.column_names if is_arrow else rows.columns
         for column in self.loaded.spec.columns:
-            if column not in rows.columns:
+            if column not in names:
                 version = self.loaded.version
                 raise DataError(
-                    f"Model {version.name} {version.version} needs the column '{column}'.{did_you_mean(column, rows.columns)}",
+                    f"Model {version.name} {version.version} needs the column '{column}'.{did_you_mean(column, names)}",
                     column=column,
                 )
         if not len(rows):
             return np.empty(0)
         if self.session is not None:
-            return self.session.run(None, self.columns.feed(rows))[0][:, self.output]
+            feed = self.columns.feed_arrow(rows) if is_arrow else self.columns.feed(rows)
+            return self.session.run(self.outputs, feed)[0][:, self.output]
+        rows = rows.to_pandas() if is_arrow else rows
         return answers(self.loaded.model, rows[self.loaded.spec.columns])
 
 # %% ../../nbs/api/50_serving.predictor.ipynb #open
@@ -118,12 +128,14 @@ def open_predictor(
     threads: int = 1,  # of the graph
 ) -> Predictor:
     "Predictor of the champion, or of another version, warmed up. Raises `ModelNotFound` or `ModelError`."
-    loaded = load_version(settings, find_version(settings, model, which))
+    version = find_version(settings, model, which)
     try:
-        graph = open_onnx(load_onnx(settings, loaded.version), threads)
+        graph = open_onnx(load_onnx(settings, version), threads)
     except NotPortable:
+        loaded = load_version(settings, version)
         made = Predictor(loaded, _columns(settings, loaded))
     else:
+        loaded = load_version(settings, version, whole=False)
         made = Predictor(loaded, graph.columns, graph.session, 0 if graph.classes is None else 1)
     numbers, texts = made.columns.numbers, made.columns.categories
     empty = Batch(np.full((2, len(numbers)), np.nan), np.full((2, len(texts)), "", dtype=object))

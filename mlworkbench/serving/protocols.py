@@ -10,6 +10,7 @@ import contextlib
 import csv
 import io
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,9 +37,18 @@ class Schema:
         return frozenset(self.order)
 
     @cached_property
+    def takers(self) -> tuple[Callable[[Mapping], Sequence], ...]:
+        "What takes the numbers, and what the texts, out of a record."
+        return tuple(_taker(names) for names in (self.columns.numbers, self.columns.categories))
+
+    @cached_property
     def names(self) -> list[str]:
         "The model's columns, numbers first."
         return [*self.columns.numbers, *self.columns.categories]
+
+
+def _taker(names: list[str]) -> Callable[[Mapping], Sequence]:
+    return operator.itemgetter(*names) if len(names) > 1 else lambda record: [record[n] for n in names]
 
 
 def _wrong(row: int, column: str, wanted: str, value) -> DataError:
@@ -126,19 +136,30 @@ def from_columns(schema: Schema, given: Mapping[str, Sequence], rows: int) -> Ba
 
 def from_records(schema: Schema, records: Sequence[Mapping]) -> Batch:
     "A batch from an object a row; fields that nobody knows are ignored. Raises `DataError`."
-    columns, absent, whole = schema.columns, {}, []
+    columns, absent = schema.columns, {}
+    try:
+        taken = [[v for record in records for v in take(record)] for take in schema.takers]
+    except (KeyError, TypeError):  # something is missing, or is no record
+        whole = _whole(schema, records, absent)
+        taken = [[v for record in whole for v in take(record)] for take in schema.takers]
+
+    def read(values: list, names: list[str], take) -> np.ndarray:
+        place = lambda at: (at // len(names), names[at % len(names)])
+        return take(values, place).reshape(len(records), len(names))
+
+    numbers, texts = read(taken[0], columns.numbers, _numbers), read(taken[1], columns.categories, _texts)
+    extra = {e: [_plain(r.get(e), i, e) for i, r in enumerate(records)] for e in schema.extra}
+    return Batch(numbers, texts, extra, absent)
+
+
+def _whole(schema: Schema, records: Sequence, absent: dict[str, list[int]]) -> list[Mapping]:
+    "The records with all of the model's columns. Raises `DataError`."
+    whole = []
     for i, record in enumerate(records):
         if type(record) is not dict:
             raise DataError(f"Row {i} is no object with a field a column, but {repr(record)[:60]}.", row=i)
         whole.append(record if schema.wanted <= record.keys() else _filled(schema, record, i, absent))
-
-    def read(names: list[str], take) -> np.ndarray:
-        place = lambda at: (at // len(names), names[at % len(names)])
-        return take([record[c] for record in whole for c in names], place).reshape(len(whole), len(names))
-
-    numbers, texts = read(columns.numbers, _numbers), read(columns.categories, _texts)
-    extra = {e: [_plain(r.get(e), i, e) for i, r in enumerate(records)] for e in schema.extra}
-    return Batch(numbers, texts, extra, absent)
+    return whole
 
 
 def _filled(schema: Schema, record: Mapping, row: int, absent: dict[str, list[int]]) -> Mapping:

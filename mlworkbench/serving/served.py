@@ -83,12 +83,14 @@ class Arm:
     def version(self) -> int:
         return self.predictor.version
 
+    def is_quick(self, batch: Batch) -> bool:
+        "Whether a thread would take longer to be told than the graph to answer."
+        return self.predictor.is_graph and 0 < len(batch) <= 256
+
     async def answers(self, batch: Batch, seconds: float) -> np.ndarray:
         "An answer a row. Raises `ValueError` where the model can't take them, `TimeoutError` where it takes too long."
         if not len(batch):
             return np.empty(0)
-        if self.predictor.is_graph and len(batch) <= 256:  # so quick that a thread would take longer
-            return self.predictor.run(batch)
         async with asyncio.timeout(seconds):
             if not self.predictor.is_graph:
                 return await self.batcher(batch)
