@@ -44,6 +44,9 @@ bench-tuning: $(ENV)  ## whether a search beats a default model on flights, and 
 bench-serving: $(ENV)  ## how fast models are served, beside MLflow and a bare server
 	@$(BIN)/python benchmarks/serving.py
 
+bench-monitoring: $(ENV)  ## how fast drift is found and performance estimated, beside Evidently and NannyML
+	@$(BIN)/python benchmarks/monitoring.py
+
 check: $(ENV)  ## what a commit must pass: clean, export without a diff, lint, test
 	@$(BIN)/nbdev-clean
 	@$(BIN)/nbdev-export
@@ -57,4 +60,4 @@ lab: $(ENV)  ## open JupyterLab
 dashboards: $(ENV)  ## open the Voila pages
 	@$(BIN)/mlw dashboards
 
-.PHONY: help install demo test chaos soak-serving bench-engine bench-data bench-tuning bench-serving check lab dashboards
+.PHONY: help install demo test chaos soak-serving bench-engine bench-data bench-tuning bench-serving bench-monitoring check lab dashboards

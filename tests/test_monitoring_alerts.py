@@ -9,6 +9,7 @@ from mlworkbench.monitoring.alerts import (
     acknowledge,
     alerts,
     datetime,
+    kept_looks,
     observe,
     prometheus_text,
     silence,
@@ -91,6 +92,17 @@ def test_a_fall_that_the_band_does_not_rule_out_to_be_none_opens_nothing(project
         "[project]\n[alert estimated]\nwhat = estimated\nlimit = 0.01\n"
     )
     assert lives(read_settings(project.root), look(0, auc=0.785), look(1, auc=0.785)) == [[], []]
+
+
+def test_what_a_look_showed_is_kept_and_labels_are_added(project):
+    lives(project, look(1, ["a"], auc=0.78))
+    (kept,) = kept_looks(project, "m").values()
+    assert (
+        kept.estimated["auc"] == [0.78, 0.76, 0.80] and kept.moved == ["a"] and kept.realised["labelled"] == 0
+    )
+    lives(project, look(1, ["a"], auc=0.78, realised=0.77))
+    (kept,) = kept_looks(project, "m", 1).values()
+    assert kept.realised["auc"] == 0.77 and not kept.wants_labels and kept_looks(project, "m", 2) == {}
 
 
 def test_a_window_that_is_looked_at_again_counts_once(project):

@@ -53,7 +53,48 @@ def profile(data: str, batch_rows: str, times: str, reference: str = "") -> dict
     return {"seconds": seconds, "columns": len(columns), "mean": columns["x0"]["mean"], "rows": made["rows"]}
 
 
+def drift(before: str, now: str, times: str) -> dict:
+    "Both files are read and profiled, and compared."
+    return _compared(lambda: _profiled(before), now, int(times))
+
+
+def window(known: str, now: str, times: str) -> dict:
+    "The window is read and profiled, and compared with a stored profile."
+    return _compared(lambda: json.loads(Path(known).read_text()), now, int(times))
+
+
+def _profiled(data: str, times: int = 1, known: dict | None = None) -> dict:
+    from mlworkbench.data.profiles import profile_stream
+
+    return profile_stream(stream(data, 100_000, times), known)
+
+
+def _compared(reference, now: str, times: int) -> dict:
+    import datasketches  # noqa: F401
+    import pandas  # noqa: F401
+
+    from mlworkbench.core.settings import MonitorSection
+    from mlworkbench.monitoring.drift import compare
+
+    began = time.perf_counter()
+    then = reference()
+    found = compare(then, _profiled(now, times, then), MonitorSection())
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "alarms": sorted(found[found.status.isin(["alarm", "warn"])].feature)}
+
+
+def estimate(before: str, now: str) -> dict:
+    import pandas as pd
+
+    from mlworkbench.monitoring.estimation import Estimator
+
+    told, asked = pd.read_parquet(before), pd.read_parquet(now)
+    began = time.perf_counter()
+    found = Estimator(told.score.to_numpy(), told.label.to_numpy(), 0.5)(asked.score.to_numpy())
+    return {"seconds": time.perf_counter() - began, "auc": found["auc"].value}
+
+
 if __name__ == "__main__":
-    told = {"contract": contract, "profile": profile}[sys.argv[1]](*sys.argv[2:])
+    told = {f.__name__: f for f in (contract, profile, drift, window, estimate)}[sys.argv[1]](*sys.argv[2:])
     told["peak_mb"] = peak_mb()
     print(json.dumps(told))

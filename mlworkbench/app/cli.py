@@ -19,6 +19,7 @@ from .cli_data import _example, _require, _settings, contract, data
 from .cli_features import features
 from .cli_models import MODEL_COMMANDS
 from .cli_serving import SERVING_COMMANDS
+from .cli_watch import WATCH_COMMANDS
 from ..core.errors import WorkbenchError
 
 # %% ../../nbs/api/70_app.cli.ipynb #group
@@ -419,5 +420,5 @@ def init(folder) -> None:
 main.add_command(data)
 main.add_command(contract)
 main.add_command(features)
-for command in [*MODEL_COMMANDS, *SERVING_COMMANDS]:
+for command in [*MODEL_COMMANDS, *SERVING_COMMANDS, *WATCH_COMMANDS]:
     main.add_command(command)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'CAUSES', 'IN', 'rules_of', 'Reading', 'read', 'open_books', 'Alert', 'alerts', 'find_alert', 'observe',
-           'raise_alert', 'supersede', 'acknowledge', 'silence', 'silenced', 'tell', 'prometheus_text']
+           'KeptLook', 'kept_looks', 'raise_alert', 'supersede', 'acknowledge', 'silence', 'silenced', 'tell',
+           'prometheus_text']
 
 # %% ../../nbs/api/64_monitoring.alerts.ipynb #imports
 import contextlib
@@ -88,8 +89,10 @@ def _tables():
                         *text("window_start", "words", "facts", "at"), sa.Column("value", sa.Float))  # fmt: skip
     alerts = sa.Table("alerts", about, sa.Column("id", sa.Integer, **key), sa.Column("version", sa.Integer), *text("model", "cause", "rule", "severity", "state", "opened", "since", "words", "facts"),
                       *text("acknowledged", "acknowledged_by", "resolved", "ended", "confirmed", "told"))  # fmt: skip
+    looks = sa.Table("looks", about, *text("model", **key), sa.Column("version", sa.Integer, autoincrement=False, **key), *text("window_end", **key),
+                     *text("window_start", "facts", "at"))  # fmt: skip
     silences = sa.Table("silences", about, sa.Column("id", sa.Integer, **key), *text("model", "cause", "until", "reason", "actor", "at"))  # fmt: skip
-    return about, readings, alerts, silences
+    return about, readings, alerts, looks, silences
 
 
 @contextlib.contextmanager
@@ -183,6 +186,7 @@ def observe(settings: Settings, look: Look) -> list[Alert]:
     "Keep what the rules read off the look; the alerts that this opened, confirmed or resolved. A window that was read before changes nothing."
     changed = []
     with open_books(settings) as connection:
+        _remember(connection, look)
         changed += _superseded(connection, look.model, look.version)
         for name, rule in rules_of(settings, look.model).items():
             reading = read(rule, look, settings)
@@ -190,6 +194,22 @@ def observe(settings: Settings, look: Look) -> list[Alert]:
                 changed += _judge(connection, name, rule, look, reading)
     tell(settings)
     return changed
+
+
+def _remember(connection, look: Look) -> None:
+    "Keep what the look showed, in place of what an earlier look at the window did."
+    table = _tables()[3]
+    key = {"model": look.model, "version": look.version, "window_end": look.end.isoformat()}
+    estimated = {name: [e.value, e.low, e.high] for name, e in look.estimated.items()}
+    told = {
+        "estimated": estimated,
+        "realised": look.realised,
+        "moved": look.moved,
+        "reference": look.reference,
+    }
+    connection.execute(table.delete().where(*(table.c[k] == v for k, v in key.items())))
+    more = {"window_start": look.start.isoformat(), "facts": json.dumps(told), "at": now().isoformat()}
+    connection.execute(table.insert().values(**key, **more))
 
 
 def _keep(connection, rule: str, look: Look, reading: Reading) -> bool:
@@ -205,6 +225,37 @@ def _keep(connection, rule: str, look: Look, reading: Reading) -> bool:
     }
     connection.execute(table.insert().values(**key, **more, value=reading.value, at=now().isoformat()))
     return True
+
+
+@dataclass(frozen=True)
+class KeptLook:
+    "What a look showed, as it was kept."
+
+    model: str
+    version: int
+    start: str  # ISO 8601, UTC
+    end: str
+    at: str  # when it was taken last
+    estimated: dict[str, list[float]]  # metric → value, low, high
+    realised: dict[str, float]
+    reference: dict[str, float]  # metrics when the version was evaluated
+    moved: list[str]  # features
+
+    @property
+    def wants_labels(self) -> bool:
+        "Whether it is worth another look: labels were missing, and it is a day since the last."
+        lacks = self.realised.get("rows", 0) and self.realised["labelled"] < IN
+        return bool(lacks) and now() - datetime.fromisoformat(self.at) >= timedelta(days=1)
+
+
+def kept_looks(settings: Settings, model: str, version: int | None = None) -> dict[str, KeptLook]:
+    "End of the window → what was seen in it, the oldest first; of all versions, the newest one's where several answered."
+    table = _tables()[3]
+    with open_books(settings) as connection:
+        asked = table.select().filter_by(model=model).order_by(table.c.window_end, table.c.version)
+        rows = connection.execute(asked).all()
+    of = lambda r: KeptLook(r.model, r.version, r.window_start, r.window_end, r.at, **json.loads(r.facts))
+    return {r.window_end: of(r) for r in rows if version in (None, r.version)}
 
 
 def _active(connection, model: str, cause: str = ""):
@@ -323,12 +374,12 @@ def silence(
     record(settings, actor, "silence", model, lambda rows: (0, reason.strip(), told))
     with open_books(settings) as connection:
         more = {"model": model, "reason": reason.strip(), "actor": actor, "at": now().isoformat()}
-        connection.execute(_tables()[3].insert().values(**told, **more))
+        connection.execute(_tables()[4].insert().values(**told, **more))
 
 
 def silenced(settings: Settings, model: str, cause: str) -> str:
     "Until when the cause is silenced; empty if it is not."
-    table = _tables()[3]
+    table = _tables()[4]
     with open_books(settings) as connection:
         ends = [r.until for r in connection.execute(table.select().filter_by(model=model, cause=cause))]
     return max((e for e in ends if datetime.fromisoformat(e) > now()), default="")

@@ -110,6 +110,23 @@ def answered(
     return read_table(root, predictions_table(model), where=where)
 
 
+def _labels(settings: Settings, spec: ModelSpec) -> "pd.DataFrame":
+    "Key, label and moment of the labels that there are. Raises `DataError` where their table has other columns."
+    import pandas as pd
+
+    names = [spec.key, spec.label, spec.known_at]
+    try:
+        found = read_table(settings.resolve(settings.tables.url), spec.labels)
+    except TableNotFound:
+        return pd.DataFrame({name: [] for name in names}).astype({spec.known_at: "datetime64[us, UTC]"})
+    if missing := [name for name in names if name not in found]:
+        raise DataError(
+            f"The table '{spec.labels}' lacks the column '{missing[0]}', so nothing is known of labels.",
+            table=spec.labels,
+        )
+    return found[names].dropna()
+
+
 def take_look(
     watched: Watched,
     start: datetime,
@@ -135,6 +152,5 @@ def take_look(
     drift = compare(loaded.features, profile(rows, loaded.features), settings.monitor, watched.use)
     scores = rows.probability.to_numpy(float)
     estimated = watched.estimator(scores) if watched.estimator else {}
-    labels = read_table(settings.resolve(settings.tables.url), spec.labels)
-    found = realised(rows, labels, spec, pd.Timestamp(as_of or now()))
+    found = realised(rows, _labels(settings, spec), spec, pd.Timestamp(as_of or now()))
     return Look(model, version, start, end, len(rows), drift, estimated, found, spec.metrics)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WATCH', 'Days', 'days_of', 'parameters_of', 'Event', 'retrainings', 'policy_of', 'ask_retraining', 'reasons',
-           'not_now', 'judged', 'carry_out']
+           'at_work_since', 'not_now', 'judged', 'carry_out']
 
 # %% ../../nbs/api/65_monitoring.triggers.ipynb #imports
 import contextlib
@@ -207,7 +207,10 @@ def _by_time(settings: Settings, model: str, policy: RetrainSection, past: list[
         raise SettingsError(
             f"settings.ini, section [retrain {model}], key 'schedule': '{policy.schedule}' is no time as cron has it: {err}."
         ) from err
-    last = max((e.at for e in past if e.kind == "schedule"), default="") or _began(settings, model)
+    last = (
+        max((e.at for e in past if e.kind == "schedule"), default="")
+        or at_work_since(settings, model).isoformat()
+    )
     found, at = None, times.get_next_fire_time(None, datetime.fromisoformat(last) + timedelta(seconds=1))
     while at and at <= now():
         found, at = at, times.get_next_fire_time(at, at + timedelta(seconds=1))
@@ -221,10 +224,10 @@ def _by_time(settings: Settings, model: str, policy: RetrainSection, past: list[
         )
 
 
-def _began(settings: Settings, model: str) -> str:
-    "When the model's champion was decided on."
+def at_work_since(settings: Settings, model: str) -> datetime:
+    "When the model's champion was decided on; now where nobody did."
     rows = [r for r in read_audit(settings) if r.model == model and r.action in ("approve", "rollback")]
-    return rows[-1].at if rows else now().isoformat()
+    return datetime.fromisoformat(rows[-1].at) if rows else now()
 
 
 def _by_table(settings: Settings, model: str, policy: RetrainSection, past: list[Event]) -> Iterator[Event]:

@@ -1,0 +1,155 @@
+"""How fast drift is found and performance estimated: here, by Evidently and by NannyML; and whether the estimates agree.
+
+    make bench-monitoring         about 20 minutes
+    python benchmarks/monitoring.py --rounds 1 --rows 100000
+
+All sides work on the same two Parquet files in one run, interleaved; figures are medians of the rounds. The read counts on our side and does not on
+theirs. Evidently and NannyML run in environments of their own under .bench/, and every side in a process of its own, whose memory is counted.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from data import BATCH, Table, interleaved, side
+from peers import environment, judge
+
+from mlworkbench.data.profiles import profile_stream
+from mlworkbench.monitoring.estimation import expected_metrics, fit_calibrator
+
+
+def make_file(path: Path, rows: int, seed: int, shift: float) -> None:
+    "A Parquet file of 24 numbers and 6 categories; the first of each have moved by `shift` standard deviations or odds."
+    rng, columns = np.random.default_rng(seed), {}
+    for i in range(24):
+        values = rng.normal(100, 15, rows) + (shift * 15 if i < 4 else 0)
+        columns[f"x{i}"] = pa.array(values, mask=rng.random(rows) < 0.02) if i % 3 == 0 else pa.array(values)
+    for i in range(6):
+        odds = np.array([0.4, 0.3, 0.2, 0.1]) + np.array([-1, 1, 0, 0]) * (shift * 0.3 if i < 2 else 0)
+        columns[f"k{i}"] = pa.array(rng.choice(["a", "b", "c", "d"], rows, p=odds))
+    pq.write_table(pa.table(columns), path, row_group_size=BATCH)
+
+
+def make_scores(path: Path, rows: int, seed: int, spread: float) -> None:
+    "Scores of a model that is too sure of itself, with labels."
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(0, spread, rows)
+    score = 1 / (1 + np.exp(-2 * truth))
+    label = (rng.random(rows) < 1 / (1 + np.exp(-truth))).astype(int)
+    pd.DataFrame({"score": score, "decision": (score >= 0.5).astype(int), "label": label}).to_parquet(path)
+
+
+def drift(
+    place: Path, rows: int, rounds: int, nannyml: Path | None, evidently: Path | None, table: Table
+) -> list:
+    before, now, known = place / "before.parquet", place / "now.parquet", place / "known.json"
+    make_file(before, rows, 0, 0.0)
+    make_file(now, rows, 1, 0.2)
+    reader = pq.ParquetFile(before)
+    batches = pa.RecordBatchReader.from_batches(reader.schema_arrow, reader.iter_batches(BATCH))
+    known.write_text(json.dumps(profile_stream(batches)))
+    ours = lambda kind, *more: side(sys.executable, "ours.py", kind, *more)
+    sides = {
+        "drift, ours, both files": lambda: ours("drift", before, now, 1),
+        "drift, ours, against a stored profile": lambda: ours("window", known, now, 1),
+    }
+    if nannyml:
+        sides["drift, NannyML"] = lambda: side(nannyml, "nannyml_side.py", "drift", before, now)
+    if evidently:
+        sides["drift, Evidently, its tests alone"] = lambda: side(
+            evidently, "evidently_side.py", "bare", before, now
+        )
+        sides["drift, Evidently's preset"] = lambda: side(
+            evidently, "evidently_side.py", "preset", before, now
+        )
+    found = interleaved(rounds, sides)
+    assert found["drift, ours, both files"][0]["alarms"] == ["k0", "k1", "x0", "x1", "x2", "x3"], found
+    told = {name: table.add(name, f) for name, f in found.items()}
+    (both, memory), (window, _) = (told[name] for name in list(sides)[:2])
+    many, more = table.add(
+        "drift, ours, 20 times the rows against a stored profile", [ours("window", known, now, 20)]
+    )
+    targets = [
+        ("a window against a stored profile, seconds", window, 1, False),
+        ("20 times the rows, seconds against 20 times one", many / (20 * window), 1.1, False),
+        (
+            "20 times the rows, memory, share",
+            more / told["drift, ours, against a stored profile"][1],
+            1.1,
+            False,
+        ),
+    ]
+    goals = {"drift, Evidently's preset": 80, "drift, Evidently, its tests alone": 15, "drift, NannyML": 15}
+    for name, goal in goals.items():
+        if name in told:
+            targets.append((f"{name}, times slower than both files here", told[name][0] / both, goal, True))
+            targets.append((f"{name}, its memory times ours", told[name][1] / memory, 8, True))
+    if "drift, Evidently's preset" in told:
+        seconds = told["drift, Evidently's preset"][0]
+        targets.append(
+            ("Evidently's preset, times slower than a stored profile", seconds / window, 200, True)
+        )
+    return targets
+
+
+def estimates(place: Path, rounds: int, nannyml: Path, table: Table) -> list:
+    "CBPE: the same figures as NannyML's on its own data set, and how fast."
+    told = side(nannyml, "nannyml_side.py", "cbpe", place)
+    reference, analysis = (pd.read_parquet(place / f"{name}.parquet") for name in ("reference", "analysis"))
+    score, labels = reference.y_pred_proba.to_numpy(), reference.repaid.to_numpy()
+    calibrator = fit_calibrator(score, labels) if told["calibrated"] else lambda s: s
+    apart: dict[str, float] = {}
+    for i, start in enumerate(range(0, told["rows"], told["chunk"])):
+        part = analysis.iloc[start : start + told["chunk"]]
+        s = part.y_pred_proba.to_numpy()
+        assert ((s >= 0.5) == (part.y_pred.to_numpy() == 1)).all()
+        found = expected_metrics(s, calibrator(s), 0.5)
+        for name, values in told["values"].items():
+            apart[name] = max(apart.get(name, 0.0), abs(found[name] - values[i]))
+    print("CBPE, largest distance from NannyML:", ", ".join(f"{n} {v:.1e}" for n, v in apart.items()))
+    ranks = {n: apart.pop(n) for n in ("auc", "average_precision")}
+    before, now = place / "scores.parquet", place / "new.parquet"
+    make_scores(before, 50_000, 0, 1.5)
+    make_scores(now, 50_000, 1, 0.8)
+    sides = {
+        "CBPE of 50,000 rows, ours": lambda: side(sys.executable, "ours.py", "estimate", before, now),
+        "CBPE of 50,000 rows, NannyML": lambda: side(nannyml, "nannyml_side.py", "estimate", before, now),
+    }
+    found = interleaved(max(rounds, 3), sides)
+    (ours, _), (theirs, _) = (table.add(name, f) for name, f in found.items())
+    return [
+        ("CBPE, distance from NannyML, AUC and average precision", max(ranks.values()), 1e-6, False),
+        ("CBPE, distance from NannyML, other metrics", max(apart.values()), 1e-8, False),
+        ("CBPE, times faster than NannyML", theirs / ours, 5, True),
+    ]
+
+
+def main() -> int:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--rounds", type=int, default=3)
+    ask.add_argument("--rows", type=int, default=1_000_000)
+    options = ask.parse_args()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    nannyml = environment("nannyml", ["nannyml", "statsmodels", "setuptools<81"])
+    evidently = environment("evidently", ["evidently==0.7.*", "pandas<3", "numpy<2.3"])
+    table, targets = Table(), []
+    print("\n".join(table.lines))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        if nannyml:
+            targets += estimates(place, options.rounds, nannyml, table)
+        targets += drift(place, options.rows, options.rounds, nannyml, evidently, table)
+    print()
+    return judge(targets)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
