@@ -189,6 +189,19 @@ def test_cron_times_that_were_slept_through_count_once(settings):
         reasons(write_settings(settings.root, schedule="daily"), "m")
 
 
+def test_rows_that_have_grown_enough_are_a_reason_once(settings):
+    settings = write_settings(settings.root, growth=0.5, window="expanding", interval=0)
+    first_champion(settings)  # it learned from 59 days, and 14 are kept back
+    for number, wanted in ((90, 0), (110, 1), (120, 1)):
+        with at(day(number)):
+            assert len(reasons(settings, "m")) == wanted
+    with at(day(110)):
+        (event,) = reasons(settings, "m")
+        assert "learned from 2,360" in event.words and event.kind == "growth"
+        carry_out(settings, event)
+        assert reasons(settings, "m") == []
+
+
 def test_a_table_that_has_grown_is_a_reason(settings):
     settings = write_settings(settings.root, table="rows")
     first_champion(settings)

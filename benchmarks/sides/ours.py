@@ -85,6 +85,8 @@ def _compared(reference, now: str, times: int) -> dict:
 
 def estimate(before: str, now: str) -> dict:
     import pandas as pd
+    import scipy.optimize
+    import scipy.stats  # noqa: F401
 
     from mlworkbench.monitoring.estimation import Estimator
 

@@ -276,6 +276,11 @@ class RetrainSection(_Section):
         description="also at these times, as cron has them: 0 6 1 * * for each month's first day at six, UTC",
     )
     table: str = Field("", description="also when this table has a new version")
+    growth: float = Field(
+        0.0,
+        ge=0,
+        description="also when the rows with labels have grown by this share since it learned; 0: never",
+    )
     window: str = Field(
         "expanding",
         pattern=r"^(expanding|sliding \d+|since drift)$",

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'CHALLENGER', 'CHAMPION', 'ModelSpec', 'ModelVersion', 'register_model', 'model_names', 'model_versions',
-           'find_version', 'LoadedModel', 'version_folder', 'load_version', 'load_onnx', 'export_version',
-           'version_spec', 'load_holdout', 'load_views']
+           'find_version', 'LoadedModel', 'version_folder', 'load_version', 'learned_rows', 'load_onnx',
+           'export_version', 'version_spec', 'load_holdout', 'load_views']
 
 # %% ../../nbs/api/31_models.registry.ipynb #imports
 import contextlib
@@ -302,6 +302,13 @@ def _require_safe(settings: Settings, version: ModelVersion, folder: Path) -> No
         f"{version.tags.get('mlw.user') or 'who registered it'}, say so in settings.ini, section [models]: pickle = yes.",
         model=version.name,
     )
+
+
+def learned_rows(settings: Settings, version: ModelVersion) -> int:
+    "How many rows the version learned from."
+    return json.loads((version_folder(settings, version) / "extra_files" / "features.json").read_text())[
+        "rows"
+    ]
 
 
 def load_onnx(settings: Settings, version: ModelVersion) -> bytes:

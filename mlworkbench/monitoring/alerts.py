@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'CAUSES', 'IN', 'rules_of', 'Reading', 'read', 'open_books', 'Alert', 'alerts', 'find_alert', 'observe',
-           'KeptLook', 'kept_looks', 'raise_alert', 'supersede', 'acknowledge', 'silence', 'silenced', 'tell',
-           'prometheus_text']
+           'confirm', 'KeptLook', 'kept_looks', 'raise_alert', 'supersede', 'acknowledge', 'silence', 'silenced',
+           'tell', 'prometheus_text']
 
 # %% ../../nbs/api/64_monitoring.alerts.ipynb #imports
 import contextlib
@@ -194,6 +194,15 @@ def observe(settings: Settings, look: Look) -> list[Alert]:
                 changed += _judge(connection, name, rule, look, reading)
     tell(settings)
     return changed
+
+
+def confirm(settings: Settings, alert: Alert, look: Look) -> list[Alert]:
+    "What labels that came late say of an alert of a version that is no longer at work: the alert, if they confirm it."
+    with open_books(settings) as connection:
+        _remember(connection, look)
+        rules = [r for r in rules_of(settings, look.model).values() if r.what == "realised"]
+        told = [found for rule in rules if (found := read(rule, look, settings)) and found.value >= 1]
+        return [_change(connection, alert.id, confirmed=now().isoformat())] if told else []
 
 
 def _remember(connection, look: Look) -> None:

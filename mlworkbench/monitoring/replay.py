@@ -83,7 +83,7 @@ def _prepare(settings: Settings, plan: Plan) -> Settings:
     shutil.copytree(settings.pipelines / name, folder / "nbs/pipelines" / name)
     if settings.contracts.is_dir():
         shutil.copytree(settings.contracts, folder / "nbs/contracts")
-    told = policy.model_dump() | {"promote": "better" if policy.promote == "ask" else policy.promote}
+    told = policy.model_dump() | {"promote": "no worse" if policy.promote == "ask" else policy.promote}
     sections = {
         "project": {"name": f"replay of {plan.model}"},
         "store": {"url": settings.resolve(settings.store.url)},
@@ -182,10 +182,10 @@ class Outcome:
 
     @property
     def estimated(self) -> tuple[int, int, int]:
-        "Alerts that an estimate opened: confirmed by labels that came later, not confirmed though labels came, all."
+        "Alerts that an estimate opened: confirmed by labels that came later, not confirmed, all."
         early = [a for a in self.alerts if a.rule == "estimated"]
         confirmed = sum(a.confirmed > a.opened for a in early)
-        return confirmed, sum(not a.confirmed and a.cause == "performance" for a in early), len(early)
+        return confirmed, len(early) - confirmed, len(early)
 
 
 def _monthly(settings: Settings, plan: Plan, month: date) -> tuple[str, Days]:

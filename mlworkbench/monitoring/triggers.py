@@ -9,6 +9,7 @@ __all__ = ['WATCH', 'Days', 'days_of', 'parameters_of', 'Event', 'retrainings', 
 # %% ../../nbs/api/65_monitoring.triggers.ipynb #imports
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -22,13 +23,20 @@ from mlworkbench.core.errors import (
     WorkbenchError,
 )
 from ..core.settings import RetrainSection, Settings, user_name
-from ..data.tables import table_version
+from ..data.tables import read_table, table_version
 from ..governance.approvals import approve, reject
 from ..governance.audit import read_audit, record
 from ..governance.requests import state_of
 from ..governance.roles import require_role
 from ..models.comparison import Difference, compare_auc
-from ..models.registry import CHAMPION, ModelVersion, find_version, load_holdout, version_spec
+from mlworkbench.models.registry import (
+    CHAMPION,
+    ModelVersion,
+    find_version,
+    learned_rows,
+    load_holdout,
+    version_spec,
+)
 from .alerts import alerts, open_books, raise_alert, silenced, supersede
 from ..pipeline.graph import read_pipeline
 from ..pipeline.request import Event as StepEvent
@@ -89,7 +97,7 @@ class Event:
 
     model: str
     key: str  # of this reason, once for all
-    kind: str  # drift, performance, schedule, table or person
+    kind: str  # drift, performance, schedule, table, growth or person
     words: str
     at: str  # ISO 8601, UTC
     state: str = "new"  # new, running or done
@@ -178,6 +186,7 @@ def reasons(settings: Settings, model: str) -> list[Event]:
     dealt = {e.key for e in past}
     found = [*_by_alert(settings, model, policy, past), *_by_time(settings, model, policy, past)]
     found += [*_by_table(settings, model, policy, past), *_by_people(settings, model)]
+    found += _by_growth(settings, model, policy, past)
     return sorted((e for e in found if e.key not in dealt), key=lambda e: e.at)
 
 
@@ -241,6 +250,25 @@ def _by_table(settings: Settings, model: str, policy: RetrainSection, past: list
     learned = json.loads(champion.tags.get("mlw.tables") or "{}").get(policy.table)
     if str(newest) != learned and f"{policy.table}@{learned}" != str(newest):
         yield Event(model, f"table {newest}", "table", f"the table {newest} is new", now().isoformat())
+
+
+def _by_growth(settings: Settings, model: str, policy: RetrainSection, past: list[Event]) -> Iterator[Event]:
+    "The rows that it could learn from have grown, beyond those that earlier tries found no better model in."
+    if not policy.growth:
+        return
+    champion = find_version(settings, model, CHAMPION)
+    spec, known = version_spec(settings, champion), now() - timedelta(days=policy.holdout)
+    root, before = settings.resolve(settings.tables.url), learned_rows(settings, champion)
+    where = f"{spec.known_at} < TIMESTAMP '{known:%Y-%m-%dT%H:%M:%SZ}'"
+    rows, tries = (
+        len(read_table(root, spec.labels, [spec.key], where)),
+        [e.key for e in past if e.kind == "growth"],
+    )
+    step = math.floor(math.log(max(rows, 1) / max(before, 1), 1 + policy.growth) + 1e-9)
+    key = f"growth {step} of version {champion.version}"
+    if step >= 1 and key not in tries:
+        words = f"{rows:,} rows have labels now, and version {champion.version} learned from {before:,}"
+        yield Event(model, key, "growth", words, now().isoformat())
 
 
 def _by_people(settings: Settings, model: str) -> Iterator[Event]:

@@ -19,7 +19,7 @@ from ..core.clock import now
 from ..core.errors import DataError, WorkbenchError
 from ..core.settings import Settings
 from ..governance.approvals import champions
-from .alerts import Alert, kept_looks, observe
+from .alerts import Alert, alerts, confirm, kept_looks, observe
 from .looks import take_look, watch_version
 from .triggers import Event, at_work_since, carry_out, not_now, reasons, retrainings
 
@@ -47,7 +47,21 @@ def look_around(settings: Settings, model: str) -> list[Alert]:
         labels_are_due = end + timedelta(days=settings.monitor.label_delay) <= now()
         if before is None or (labels_are_due and before.wants_labels):
             changed += observe(settings, take_look(watched, start, end))
-    return changed
+    return changed + _late_labels(settings, model, version)
+
+
+def _late_labels(settings: Settings, model: str, version: int) -> list[Alert]:
+    "Alerts of earlier versions that were only estimated, and that labels confirm now."
+    changed, due = [], now() - timedelta(days=settings.monitor.label_delay)
+    for alert in alerts(settings, model):
+        if alert.cause != "performance" or alert.confirmed or alert.version == version:
+            continue
+        for kept in kept_looks(settings, model, alert.version).values():
+            start, end = (datetime.fromisoformat(moment) for moment in (kept.start, kept.end))
+            if kept.start >= alert.since and kept.end <= alert.opened and end <= due and kept.wants_labels:
+                look = take_look(watch_version(settings, model, str(alert.version)), start, end)
+                changed += confirm(settings, alert, look)
+    return changed[:1]
 
 # %% ../../nbs/api/66_monitoring.watch.ipynb #round
 def round_(
@@ -60,10 +74,8 @@ def round_(
     for model in [only] if only else champions(settings):
         try:
             for alert in look_around(settings, model):
-                say(
-                    alert.text
-                    + (" Labels confirm it." if alert.confirmed and alert.state != "resolved" else "")
-                )
+                confirmed = alert.confirmed and (alert.confirmed > alert.opened or alert.state != "resolved")
+                say(f"{alert.text} Labels confirm it." if confirmed else alert.text)
             if model in settings.retrain:
                 done += _learn_again(settings, model, say)
         except WorkbenchError as err:

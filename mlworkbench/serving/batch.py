@@ -293,6 +293,15 @@ def score_period(
     period_bounds(period)  # a mistyped one is told before a model is loaded
     predictor = open_predictor(settings, model, which, os.cpu_count() or 1)
     spec, version, root = predictor.loaded.spec, predictor.version, settings.resolve(settings.tables.url)
+    keep, own = (
+        list(dict.fromkeys([spec.key, spec.time, *spec.columns])),
+        ("month", "asked_day", "probability"),
+    )
+    if taken := [c for c in keep if c in (*own, *ADDED)]:
+        raise DataError(
+            f"The model has a column '{taken[0]}', a name that scored periods use themselves; rename it in its features.",
+            column=taken[0],
+        )
     where, sums = period_condition(spec.time, period), []
     total = int(read_table(root, spec.features, columns=[spec.key], where=where).shape[0])
     if total == 0:
@@ -304,20 +313,22 @@ def score_period(
         )
 
     def batches() -> Iterator[pa.RecordBatch]:
-        keep, done = list(dict.fromkeys([spec.key, spec.time, *spec.columns])), 0
+        done = 0
         for part in even_batches(scan_table(root, spec.features, columns=keep, where=where), batch_size):
             answers = predictor(part)
             sums.append(float(answers.sum()))
             done += len(part)
             on_batch(done, total)
             day = pc.strftime(part[spec.time], "%Y-%m-%d")
-            made = part.append_column("month", pc.utf8_slice_codeunits(day, 0, 7)).append_column("day", day)
+            made = part.append_column("month", pc.utf8_slice_codeunits(day, 0, 7)).append_column(
+                "asked_day", day
+            )
             made = _with(made, "probability", answers, model_version=version, scored_at=now())
             yield from made.to_batches()
 
     made = batches()
     first = next(made)
     reader = pa.RecordBatchReader.from_batches(first.schema, (b for b in (first, *made)))
-    part = f"{'day' if len(period) > 7 else 'month'} = '{period}' AND model_version = {version}"
+    part = f"{'asked_day' if len(period) > 7 else 'month'} = '{period}' AND model_version = {version}"
     table = write_table(root, predictions_table(model), reader, where=part)
     return Scored(table, model, version, total, mean=sum(sums) / total)
