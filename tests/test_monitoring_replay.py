@@ -31,7 +31,7 @@ import pandas as pd
 rng, n = np.random.default_rng(0), 200 * 60
 day = (pd.Timestamp("2013-01-01", tz="UTC") + pd.to_timedelta(np.arange(n) // 60, unit="D")).as_unit("us")
 rows = pd.DataFrame({"id": np.arange(n), "day": day, "a": rng.normal(size=n), "b": rng.normal(size=n)})
-x = np.where(np.arange(n) // 60 < 100, rows.a, rows.b)  # the world turns on the 11th of April
+x = np.where(np.arange(n) // 60 < 92, rows.a, rows.b)  # the world turns on the 3rd of April
 labels = rows[["id"]].assign(y=(rng.random(n) < 1 / (1 + np.exp(-3 * x))).astype(int), known_at=day)
 save("rows", rows, table="rows")
 save("labels", labels, table="answers")
@@ -65,14 +65,14 @@ POLICY = """
 name = tiny
 [retrain m]
 pipeline = tiny
-window = sliding 60
-holdout = 14
-interval = 14
+window = sliding 28
+holdout = 7
+interval = 7
 promote = better
 parameters = train.begin={from}, train.cut={cut}, register.begin={cut}, register.until={until}
 """
-PLAN = Plan("m", date(2013, 4, 1), date(2013, 6, 2), 3)
-CODE = "from datetime import date; from mlworkbench.core.settings import read_settings; from mlworkbench.monitoring.replay import Plan, replay; replay(read_settings(), Plan('m', date(2013, 4, 1), date(2013, 6, 2), 3))"
+PLAN = Plan("m", date(2013, 4, 1), date(2013, 5, 12), 3)
+CODE = "from datetime import date; from mlworkbench.core.settings import read_settings; from mlworkbench.monitoring.replay import Plan, replay; replay(read_settings(), Plan('m', date(2013, 4, 1), date(2013, 5, 12), 3))"
 
 
 def project_at(folder):
@@ -123,12 +123,12 @@ def traces(settings):
 
 def test_the_loop_notices_learns_again_and_gains(lived):
     _, outcome, said, days = lived
-    assert days[-1] == (63, 63) and [e.outcome for e in outcome.events][-1] == "promoted"
-    assert outcome.months.month.tolist() == ["2013-04", "2013-05", "2013-06"]
+    assert days[-1] == (42, 42) and [e.outcome for e in outcome.events][-1] == "promoted"
+    assert outcome.months.month.tolist() == ["2013-04", "2013-05"]
     mean, low, _ = outcome.gains["auc over static"]
-    assert low > 0.05 and mean > low and outcome.retrainings["static"] == 0
+    assert low > 0.01 and mean > low and outcome.retrainings["static"] == 0
     last = outcome.months.iloc[-1]
-    assert last.auc_loop > last.auc_static + 0.2 and outcome.retrainings["monthly"] == 2
+    assert last.auc_loop > last.auc_static + 0.05 and outcome.retrainings["monthly"] == 1
     assert any("learns again (performance)" in words for words in said)
 
 

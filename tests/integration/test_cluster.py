@@ -239,7 +239,7 @@ def test_rows_are_scored_by_the_workers_of_a_cluster(cluster, flights):
     workers = [worker("one"), worker("two")]
     assert mlw(flights, "approve", "flights", "--reason", "good").returncode == 0
     score = lambda out, *more: mlw(
-        flights, "score", "flights", "--in", "flights_features", "--out", out, "--batch-size", "1000", *more
+        flights, "score", "flights", "--in", "flights_features", "--out", out, "--batch-size", "3000", *more
     )
     there, here = score("there", "--workers", address), score("here")
     assert there.returncode == here.returncode == 0, there.stderr + here.stderr
