@@ -36,7 +36,7 @@ def bare(reference: str, current: str) -> dict:
     began = time.perf_counter()
     for column in before:
         kind = ColumnType.Categorical if before[column].dtype == object else ColumnType.Numerical
-        test = get_stattest(before[column], now[column], kind)
+        test = get_stattest(before[column], now[column], kind, None)
         test(before[column].dropna(), now[column].dropna(), kind, None)
     return {"seconds": time.perf_counter() - began}
 

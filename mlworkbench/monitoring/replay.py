@@ -267,7 +267,7 @@ def _mean_gain(apart: list[Difference]) -> tuple[float, float, float]:
 # %% ../../nbs/api/67_monitoring.replay.ipynb #report
 def months_figure(months: "pd.DataFrame", metric: str, title: str) -> "Figure":
     "The three, month by month."
-    fig, ax = new_axes(title, "", metric.replace("_", " "), (7.2, 3.4))
+    fig, ax = new_axes(title, "", {"auc": "AUC"}.get(metric, metric.replace("_", " ")), (7.2, 3.4))
     for name, colour in (("static", GREY), ("monthly", ORANGE), ("loop", BLUE)):
         ax.plot(months.month, months[f"{metric}_{name}"], color=colour, marker="o", lw=2, label=name)
     ax.legend(frameon=False)
@@ -308,7 +308,7 @@ def looks_figure(settings: Settings, model: str) -> "Figure":
         drawstyle="steps-mid",
         label="when the version was evaluated",
     )
-    ax.legend(frameon=False, fontsize=9)
+    ax.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncol=3)
     return fig
 
 
