@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -121,18 +122,21 @@ def watch(
     once: bool = False,
 ) -> None:
     "Go round until the process is told to end; a round that is under way is finished. Raises `DataError`."
+    end = threading.Event()
+    for number in () if once else (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: end.set())
     with _alone(settings):
         if once:
             round_(settings, say)
             return
-        from apscheduler.schedulers.blocking import BlockingScheduler
+        from apscheduler.schedulers.background import BackgroundScheduler
 
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
-        scheduler = BlockingScheduler(timezone=UTC)
+        scheduler = BackgroundScheduler(timezone=UTC)
         scheduler.add_job(
             round_, "interval", (settings, say), seconds=every, next_run_time=datetime.now(UTC),
             max_instances=1, coalesce=True, misfire_grace_time=None,
         )  # fmt: skip
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: scheduler.shutdown(wait=False))
         scheduler.start()
+        end.wait()
+        scheduler.shutdown()
