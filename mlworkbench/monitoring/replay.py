@@ -148,8 +148,10 @@ def replay(
     else:
         mine, begin = _prepare(settings, plan), plan.first
     keep = lambda following: write_file(state, json.dumps({"plan": words, "next": str(following)}).encode())
-    keep(begin)
     _first_champion(mine, plan)
+    keep(
+        begin
+    )  # killed before, it begins anew: MLflow can't go on with a database that it was killed in making
     total = len([*plan.days()])
     for day in plan.days(begin):
         moment = _moment(day) + timedelta(days=1)
