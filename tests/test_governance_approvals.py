@@ -20,6 +20,8 @@ from mlworkbench.governance.approvals import (
 
 # %% ../nbs/api/42_governance.approvals.ipynb #test-approvals
 import os
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 
@@ -27,7 +29,7 @@ import pytest
 
 from mlworkbench.core.clock import at
 from mlworkbench.core.errors import ModelNotFound, RoleMissing
-from mlworkbench.governance.audit import read_audit, verify
+from mlworkbench.governance.audit import read_audit, recover, verify
 
 
 @pytest.fixture
@@ -155,6 +157,47 @@ def test_two_must_agree_and_neither_twice_nor_about_their_own(project):
     assert (
         reject(pair, "m", "no", actor="grace").version == second and champions(pair)["m"].version == version
     )
+
+
+@pytest.mark.parametrize("dies_at", ["delete_registered_model_alias", "set_model_version_tag"])
+def test_a_decision_that_was_killed_before_it_was_recorded_does_not_stand(project, dies_at):
+    challenge(project)
+    approve(project, "m", "good", actor="ada")
+    challenge(project)
+    code = f"""
+import os
+from mlflow import MlflowClient
+from mlworkbench.core.settings import Settings
+from mlworkbench.governance.approvals import approve
+MlflowClient.{dies_at} = lambda *a, **k: os._exit(9)
+approve(Settings(root={str(project.root)!r}), "m", "better", actor="grace")
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+    assert len(read_audit(project)) == 1 and "moved without a decision" in behind_its_back(project)[0]
+    recover(project)
+    assert behind_its_back(project) == [] and champions(project)["m"].version == 1
+    assert waiting(project)[0].challenger.version == 2
+    challenge(project)  # whatever came since is left alone
+    recover(project)
+    assert waiting(project)[0].challenger.version == 3
+    assert approve(project, "m", "better", actor="grace").details["previous_champion"] == 1
+
+
+def test_what_was_killed_is_put_back_before_the_next_decision(project):
+    challenge(project)
+    approve(project, "m", "good")
+    challenge(project)
+    approve(project, "m", "better")
+    code = f"""
+import os
+from mlflow import MlflowClient
+from mlworkbench.core.settings import Settings
+from mlworkbench.governance.approvals import retire
+MlflowClient.delete_registered_model_alias = lambda *a, **k: os._exit(9)
+retire(Settings(root={str(project.root)!r}), "m", 2, "wrong")
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+    assert retire(project, "m", 2, "wrong").details["aliases"] == ["champion"] and champions(project) == {}
 
 
 def test_a_request_that_nobody_decided_expires(project):

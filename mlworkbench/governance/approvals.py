@@ -93,7 +93,7 @@ def _decide(
                     client.delete_registered_model_alias(model, CHAMPION)
             raise
 
-    return _tell(settings, record(settings, actor, action, model, under_lock, move))
+    return _tell(settings, record(settings, actor, action, model, under_lock, move, in_registry=True))
 
 
 def _tell(settings: Settings, row: AuditRow) -> AuditRow:
@@ -252,7 +252,9 @@ def _act(settings: Settings, action: str, model: str, reason: str, actor: str | 
         moves.append(move)
         return version, reason.strip(), about
 
-    return _tell(settings, record(settings, actor, action, model, under_lock, lambda: moves[0]()))
+    return _tell(
+        settings, record(settings, actor, action, model, under_lock, lambda: moves[0](), in_registry=True)
+    )
 
 # %% ../../nbs/api/42_governance.approvals.ipynb #behind
 def behind_its_back(settings: Settings) -> list[str]:

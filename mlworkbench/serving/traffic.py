@@ -127,7 +127,7 @@ def set_traffic(
         return number, reason.strip(), asdict(plan) | {"words": plan.words}
 
     move = lambda: mlflow_client(settings).set_registered_model_tag(model, TAG, json.dumps(asdict(plan)))
-    return record(settings, actor, "traffic", model, under_lock, move)
+    return record(settings, actor, "traffic", model, under_lock, move, in_registry=True)
 
 
 def _admitted(settings: Settings, model: str, plan: Traffic, champion: int) -> int:
