@@ -112,6 +112,23 @@ def own_project(tmp_path, empty_database, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def told(own_project, monkeypatch) -> Callable[..., tuple[int, str]]:
+    "Runs `mlw` in `own_project`, in this process: exit code, and what it says."
+    from click.testing import CliRunner
+
+    from mlworkbench.app.cli import main
+
+    monkeypatch.chdir(own_project)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(main, list(arguments))
+        return done.exit_code, done.output
+
+    return run
+
+
+@pytest.fixture
 def make_task() -> Callable[..., dict]:
     return projects.make_task
 

@@ -8,10 +8,8 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 from sklearn.linear_model import LogisticRegression
 
-from mlworkbench.app.cli import main
 from mlworkbench.core.settings import read_settings
 from mlworkbench.data.tables import read_table
 from mlworkbench.governance.approvals import approve
@@ -22,21 +20,14 @@ from mlworkbench.serving.predictor import Batch
 
 
 @pytest.fixture
-def mlw(own_project, monkeypatch):
-    "A project with a champion, and what a command says and how it ends."
-    monkeypatch.chdir(own_project)
-    monkeypatch.setenv("COLUMNS", "200")
+def mlw(own_project, told):
+    "What a command says and how it ends, in a project with a champion."
     rows, settings = pd.DataFrame({"a": [0.0, 1.0, 0.1, 0.8]}), read_settings(own_project)
     spec = ModelSpec(["a"], "f", "truth", "k", "t", "y", "d")
     for _ in range(2):
         register_model(LogisticRegression().fit(rows, [0, 1, 0, 1]), "m", spec, rows, {}, {})
         approve(settings, "m", "good") if _ == 0 else None
-
-    def run(*arguments):
-        done = CliRunner().invoke(main, list(arguments))
-        return done.exit_code, done.output
-
-    return run, settings
+    return told, settings
 
 
 def test_traffic_is_set_shown_and_reported(mlw):

@@ -5,10 +5,8 @@
 # %% ../nbs/api/70f_app.cli_watch.ipynb #test-cli-watch
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 from sklearn.linear_model import LogisticRegression
 
-from mlworkbench.app.cli import main
 from mlworkbench.core.settings import read_settings
 from mlworkbench.governance.approvals import approve
 from mlworkbench.models.registry import ModelSpec, register_model
@@ -16,20 +14,13 @@ from mlworkbench.monitoring.alerts import raise_alert
 
 
 @pytest.fixture
-def mlw(own_project, monkeypatch):
-    "A project with a champion, and what a command says and how it ends."
-    monkeypatch.chdir(own_project)
-    monkeypatch.setenv("COLUMNS", "200")
+def mlw(own_project, told):
+    "What a command says and how it ends, in a project with a champion."
     rows, settings = pd.DataFrame({"a": [0.0, 1.0, 0.1, 0.8]}), read_settings(own_project)
     spec = ModelSpec(["a"], "f", "truth", "k", "t", "y", "d")
     register_model(LogisticRegression().fit(rows, [0, 1, 0, 1]), "m", spec, rows, {}, {})
     approve(settings, "m", "good")
-
-    def run(*arguments):
-        done = CliRunner().invoke(main, list(arguments))
-        return done.exit_code, done.output
-
-    return run, settings
+    return told, settings
 
 
 def test_alerts_are_listed_shown_acknowledged_and_silenced(mlw):

@@ -6,11 +6,15 @@
 from mlworkbench.app.console import (
     Event,
     RunView,
+    _as_json,
+    json,
     relative,
+    sys,
 )
 
 # %% ../nbs/api/71_app.console.ipynb #test-console
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 from rich.console import Console as RichConsole
 
@@ -38,6 +42,18 @@ def test_in_a_terminal_every_step_has_its_row():
     console.print(view)
     text = console.file.getvalue()
     assert "3/9 cells" in text and "waiting" in text
+
+
+def test_lines_of_threads_do_not_mix(capsys, monkeypatch):
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: [_as_json(Event("s", "running", n, i)) for i in range(300)], range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 8 * 300 and all(line["step"] == "s" for line in lines)
 
 
 def test_paths_are_short_where_they_can_be(tmp_path, monkeypatch):

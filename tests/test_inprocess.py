@@ -18,7 +18,8 @@ from mlworkbench.pipeline.worker import execute_step
 CORPUS = {
     "streams": [
         "import sys\nprint('out')\nprint('err', file=sys.stderr)\n1 + 1",
-        "import os, subprocess\nsubprocess.run(['echo', 'from a process'])\nos.write(1, b'raw\\n')\nNone",
+        # ipykernel reads what processes print in a thread of its own, and may be late
+        "import os, subprocess, time\nsubprocess.run(['echo', 'from a process'])\nos.write(1, b'raw\\n')\ntime.sleep(1)",
         "import threading\nt = threading.Thread(target=print, args=['from a thread'])\nt.start(); t.join()",
         "print('no newline', end=''); print(' and on'); sys.stdout.write('x')",
         "print('a' * 100_000)",

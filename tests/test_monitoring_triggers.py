@@ -146,6 +146,20 @@ def test_a_person_decides_unless_policy_says_otherwise(settings):
     assert champions(settings)["m"].version == 1
 
 
+def test_what_was_turned_down_before_a_kill_is_not_better(settings, monkeypatch):
+    first_champion(settings)
+    with at(day(90)):
+        ask_retraining(settings, "m", "to see", "ada")
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(
+                "mlworkbench.monitoring.triggers._note",
+                lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt()),
+            )
+            carry_out(settings, reasons(settings, "m")[0])
+        assert carry_out(settings, retrainings(settings)[0]).outcome == "not better"
+    assert [r.action for r in read_audit(settings)] == ["approve", "ask retraining", "reject"]
+
+
 @pytest.mark.parametrize("decided", [False, True])
 def test_what_was_killed_on_the_way_is_carried_on(settings, decided, monkeypatch):
     first_champion(settings)

@@ -101,6 +101,20 @@ def start():
         thread.join(30)
 
 
+def test_a_body_that_does_not_come_is_not_waited_for_and_others_are_answered(settings, start):
+    register(settings)
+    client, service, _ = start(settings, "m", seconds=1.0)
+    head = "POST /models/m/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", client.base_url.port)) as slow:
+        slow.settimeout(20)
+        slow.sendall(head.encode() + b'{"rows": ')
+        until(lambda: service.in_flight == 1)
+        assert client.post("/models/m/predict", json={"rows": RECORDS}).status_code == 200
+        told = slow.recv(4096)
+    assert told.startswith(b"HTTP/1.1 408") and b"did not come within 1 seconds" in told
+    assert not service.arriving and service.in_flight == 0
+
+
 RECORDS = [{"wind": 0.5, "carrier": "AA"}, {"wind": None, "carrier": None}, {"wind": -1.0, "carrier": "??"}]
 
 

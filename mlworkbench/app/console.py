@@ -131,7 +131,9 @@ def _line(event: Event) -> str:
 
 
 def _json_line(**facts) -> None:
-    print(json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | facts), flush=True)
+    line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | facts)
+    sys.stdout.write(line + "\n")  # in one piece: threads report at the same time
+    sys.stdout.flush()
 
 
 def _as_json(event: Event) -> None:

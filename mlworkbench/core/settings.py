@@ -298,7 +298,7 @@ class RetrainSection(_Section):
     )
     promote: Literal["ask", "better", "no worse"] = Field(
         "ask",
-        description="ask: a person decides; else by itself, where the comparison says so and the gates agree",
+        description="ask: a person decides; else policy does, as approver 'mlw watch', where the comparison says so and the gates agree",
     )
     margin: float = Field(0.005, ge=0, description="AUC by which 'no worse' may be worse")
     interval: float = Field(7.0, ge=0, description="days between two retrainings, at least")

@@ -491,12 +491,7 @@ class Columns:
 
 def _texts(column: "pa.ChunkedArray") -> np.ndarray:
     "The values as objects, empty where missing."
-    import pyarrow as pa
-
-    coded = (
-        pa.chunked_array(column.chunks, column.type).unify_dictionaries().dictionary_encode().combine_chunks()
-    )
-    coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
+    coded = column.dictionary_encode().unify_dictionaries().combine_chunks()
     known = np.array([*coded.dictionary.to_pylist(), ""], dtype=object)
     return known[coded.indices.fill_null(len(known) - 1).to_numpy(zero_copy_only=False)]
 

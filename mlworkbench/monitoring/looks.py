@@ -127,13 +127,8 @@ def _labels(settings: Settings, spec: ModelSpec) -> "pd.DataFrame":
     return found[names].dropna()
 
 
-def take_look(
-    watched: Watched,
-    start: datetime,
-    end: datetime,
-    as_of: datetime | None = None,  # labels known later do not count; now if not given
-) -> Look:
-    "Look at the window. Raises `DataError` where it is empty or turned round."
+def take_look(watched: Watched, start: datetime, end: datetime) -> Look:
+    "Look at the window, with the labels that are known now. Raises `DataError` where it is empty or turned round."
     import pandas as pd
 
     if not start < end:
@@ -152,5 +147,5 @@ def take_look(
     drift = compare(loaded.features, profile(rows, loaded.features), settings.monitor, watched.use)
     scores = rows.probability.to_numpy(float)
     estimated = watched.estimator(scores) if watched.estimator else {}
-    found = realised(rows, _labels(settings, spec), spec, pd.Timestamp(as_of or now()))
+    found = realised(rows, _labels(settings, spec), spec, pd.Timestamp(now()))
     return Look(model, version, start, end, len(rows), drift, estimated, found, spec.metrics)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.clock import at
-from ..core.errors import DataError, StepFailed
+from ..core.errors import DataError, SettingsError, StepFailed
 from ..core.settings import Settings, read_settings
 from ..core.store import Store, write_file
 from ..data.tables import read_table, write_table
@@ -58,9 +58,9 @@ class Plan:
     last: date = date(2013, 12, 31)
     delay: int = 10  # days by which labels come later than the pipeline's table says
 
-    def days(self, begin: date | None = None) -> Iterator[date]:
-        "The days, from one of them on."
-        day = begin or self.first
+    def days(self, begin: date) -> Iterator[date]:
+        "The days from this one on."
+        day = begin
         while day <= self.last:
             yield day
             day += timedelta(days=1)
@@ -109,7 +109,7 @@ def _run(settings: Settings, model: str, only: str | None = None, parameters: li
     found = run_pipeline(settings, pipeline, Request(parse_parameters(list(parameters), pipeline), only=only))
     if found["state"] != "done":
         raise StepFailed(
-            f"The pipeline failed in the replay; its report is {found.get('report', settings.reports)}.",
+            f"The pipeline failed in the replay; its report is {found['report']}.",
             run=found["run"],
         )
     return found
@@ -152,7 +152,7 @@ def replay(
     keep(
         begin
     )  # killed before, it begins anew: MLflow can't go on with a database that it was killed in making
-    total = len([*plan.days()])
+    total = (plan.last - plan.first).days + 1
     for day in plan.days(begin):
         moment = _moment(day) + timedelta(days=1)
         dated = lambda told, moment=moment: say(f"{moment:%Y-%m-%d}  {told}")
@@ -196,17 +196,21 @@ def _monthly(settings: Settings, plan: Plan, month: date) -> tuple[str, Days]:
     with at(_moment(month)):
         known = days_of(policy, settings.monitor.label_delay)
     days = Days(known.first, known.until, known.until)
-    pipeline = read_pipeline(settings.pipelines / (policy.pipeline or plan.model))
     told = parameters_of(policy, days)
-    trained = next(
-        s
-        for s in reversed(pipeline.steps)
-        if any(t.startswith(f"{s}.") and days.first.isoformat() in t for t in told)
-    )
+    told_from = [part.partition(".")[0].strip() for part in policy.parameters.split(",") if "{from}" in part]
+    if not told_from:
+        raise SettingsError(
+            "settings.ini, section [retrain …], key 'parameters', tells no step {from}, so no model can be made for a month."
+        )
+    trained = told_from[0]
     found = _run(settings, plan.model, trained, [t for t in told if t.startswith(f"{trained}.")])
     manifest = read_manifest(
         Store(settings.resolve(settings.store.url)), found["steps"][trained]["fingerprint"]
     )
+    if "model" not in manifest["outputs"]:
+        raise DataError(
+            f"The step '{trained}' saves no 'model', which monthly retraining would take.", step=trained
+        )
     return manifest["outputs"]["model"]["ref"], days
 
 
@@ -261,7 +265,7 @@ def _judge(settings: Settings, plan: Plan, say: Callable[[str], None]) -> Outcom
 
 
 def _mean_gain(apart: list[Difference]) -> tuple[float, float, float]:
-    "Mean over months, and its 95 % interval: months are independent of one another."
+    "Mean over months, and its 95 % interval, which takes rows as independent of one another: where labels come in waves, it is wider in truth."
     errors = np.array([(d.high - d.low) / 2 for d in apart])
     mean, half = float(np.mean([d.gain for d in apart])), float(np.sqrt((errors**2).sum()) / len(apart))
     return mean, mean - half, mean + half
@@ -286,30 +290,10 @@ def looks_figure(settings: Settings, model: str) -> "Figure":
     days = pd.to_datetime([k.start for k in kept])
     told = np.array([k.estimated.get("auc", [np.nan] * 3) for k in kept]).reshape(-1, 3)
     ax.fill_between(days, told[:, 1], told[:, 2], color=ORANGE, alpha=0.2, lw=0)
-    ax.plot(
-        days,
-        told[:, 0],
-        color=ORANGE,
-        lw=1.5,
-        label="estimated (95 %), if rows like these mean what they meant",
-    )
-    ax.plot(
-        days,
-        [k.realised.get("auc", np.nan) for k in kept],
-        color=BLUE,
-        marker="o",
-        ms=3,
-        lw=1.5,
-        label="realised",
-    )
-    ax.plot(
-        days,
-        [k.reference.get("auc", np.nan) for k in kept],
-        color=GREY,
-        lw=1,
-        drawstyle="steps-mid",
-        label="when the version was evaluated",
-    )
+    of = lambda part: [getattr(k, part).get("auc", np.nan) for k in kept]
+    ax.plot(days, told[:, 0], color=ORANGE, label="estimated (95 %), if rows like these mean what they meant")
+    ax.plot(days, of("realised"), color=BLUE, marker="o", ms=3, label="realised")
+    ax.plot(days, of("reference"), color=GREY, drawstyle="steps-mid", label="when the version was evaluated")
     ax.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncol=3)
     return fig
 
@@ -364,7 +348,7 @@ def _write_report(settings: Settings, plan: Plan, outcome: Outcome) -> None:
             [*rows, means],
             tuple(range(1, 9)),
         ),
-        "<h2>What the loop gained, a month on average (95 %)</h2>"
+        "<h2>What the loop gained, a month on average (95 %, taking rows as independent; delays come in waves, so the truth is wider)</h2>"
         + table_html(["", "gain", "interval"], gains, (1, 2)),
         f"<div class='grid'>{''.join(image(png(fig), words) for fig, words in figures)}</div>",
         "<h2>What happened</h2>" + table_html(["when", "what", ""], _timeline(outcome)),

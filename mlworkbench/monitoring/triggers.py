@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['WATCH', 'Days', 'days_of', 'parameters_of', 'Event', 'retrainings', 'policy_of', 'ask_retraining', 'reasons',
-           'at_work_since', 'not_now', 'judged', 'carry_out']
+           'at_work_since', 'in_vain', 'not_now', 'judged', 'carry_out']
 
 # %% ../../nbs/api/65_monitoring.triggers.ipynb #imports
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -37,9 +37,8 @@ from mlworkbench.models.registry import (
     load_holdout,
     version_spec,
 )
-from .alerts import alerts, open_books, raise_alert, silenced, supersede
+from .alerts import alerts, raise_alert, silenced, supersede, watch_books
 from ..pipeline.graph import read_pipeline
-from ..pipeline.request import Event as StepEvent
 from ..pipeline.request import Request, parse_parameters
 from ..pipeline.runner import run_pipeline
 from ..serving.predictor import open_predictor
@@ -119,9 +118,13 @@ def _table():
     return sa.Table("retrainings", sa.MetaData(), *keys, *texts, sa.Column("version", sa.Integer))
 
 
+def _event(row) -> Event:
+    return Event(**{k: v for k, v in row._mapping.items() if v is not None})
+
+
 @contextlib.contextmanager
 def _book(settings: Settings) -> Iterator:
-    with open_books(settings) as connection:
+    with watch_books(settings) as connection:
         _table().create(connection, checkfirst=True)
         yield connection
 
@@ -130,9 +133,8 @@ def retrainings(settings: Settings, model: str = "") -> list[Event]:
     "Retrainings so far, the oldest first."
     table = _table()
     with _book(settings) as connection:
-        rows = connection.execute(table.select().order_by(table.c.began, table.c.key)).mappings().all()
-    found = [Event(**{k: v for k, v in row.items() if v is not None}) for row in rows]
-    return [e for e in found if model in ("", e.model)]
+        rows = connection.execute(table.select().order_by(table.c.began, table.c.key)).all()
+    return [e for e in map(_event, rows) if model in ("", e.model)]
 
 
 def _note(settings: Settings, event: Event, **values) -> Event:
@@ -140,13 +142,7 @@ def _note(settings: Settings, event: Event, **values) -> Event:
     with _book(settings) as connection:
         mine = (table.c.model == event.model) & (table.c.key == event.key)
         connection.execute(table.update().where(mine).values(**values))
-        return Event(
-            **{
-                k: v
-                for k, v in connection.execute(table.select().where(mine)).mappings().one().items()
-                if v is not None
-            }
-        )
+        return _event(connection.execute(table.select().where(mine)).one())
 
 
 def _claim(settings: Settings, event: Event) -> Event | None:
@@ -185,8 +181,8 @@ def reasons(settings: Settings, model: str) -> list[Event]:
     policy, past = policy_of(settings, model), retrainings(settings, model)
     dealt = {e.key for e in past}
     found = [*_by_alert(settings, model, policy, past), *_by_time(settings, model, policy, past)]
-    found += [*_by_table(settings, model, policy, past), *_by_people(settings, model)]
-    found += _by_growth(settings, model, policy, past)
+    found += [*_by_table(settings, model, policy), *_by_growth(settings, model, policy)]
+    found += _by_people(settings, model)
     return sorted((e for e in found if e.key not in dealt), key=lambda e: e.at)
 
 
@@ -239,7 +235,7 @@ def at_work_since(settings: Settings, model: str) -> datetime:
     return datetime.fromisoformat(rows[-1].at) if rows else now()
 
 
-def _by_table(settings: Settings, model: str, policy: RetrainSection, past: list[Event]) -> Iterator[Event]:
+def _by_table(settings: Settings, model: str, policy: RetrainSection) -> Iterator[Event]:
     if not policy.table:
         return
     try:
@@ -248,26 +244,23 @@ def _by_table(settings: Settings, model: str, policy: RetrainSection, past: list
         return
     champion = find_version(settings, model, CHAMPION)
     learned = json.loads(champion.tags.get("mlw.tables") or "{}").get(policy.table)
-    if str(newest) != learned and f"{policy.table}@{learned}" != str(newest):
+    if f"{policy.table}@{learned}" != str(newest):
         yield Event(model, f"table {newest}", "table", f"the table {newest} is new", now().isoformat())
 
 
-def _by_growth(settings: Settings, model: str, policy: RetrainSection, past: list[Event]) -> Iterator[Event]:
-    "The rows that it could learn from have grown, beyond those that earlier tries found no better model in."
+def _by_growth(settings: Settings, model: str, policy: RetrainSection) -> Iterator[Event]:
+    "The rows that it could learn from have grown; each further step of growth is a reason of its own."
     if not policy.growth:
         return
     champion = find_version(settings, model, CHAMPION)
     spec, known = version_spec(settings, champion), now() - timedelta(days=policy.holdout)
     root, before = settings.resolve(settings.tables.url), learned_rows(settings, champion)
     where = f"{spec.known_at} < TIMESTAMP '{known:%Y-%m-%dT%H:%M:%SZ}'"
-    rows, tries = (
-        len(read_table(root, spec.labels, [spec.key], where)),
-        [e.key for e in past if e.kind == "growth"],
-    )
+    rows = len(read_table(root, spec.labels, [spec.key], where))
     step = math.floor(math.log(max(rows, 1) / max(before, 1), 1 + policy.growth) + 1e-9)
-    key = f"growth {step} of version {champion.version}"
-    if step >= 1 and key not in tries:
+    if step >= 1:
         words = f"{rows:,} rows have labels now, and version {champion.version} learned from {before:,}"
+        key = f"growth {step} of version {champion.version}"
         yield Event(model, key, "growth", words, now().isoformat())
 
 
@@ -277,17 +270,25 @@ def _by_people(settings: Settings, model: str) -> Iterator[Event]:
             yield Event(model, f"person {row.id}", "person", f"{row.actor}: {row.reason}", row.at)
 
 
-def not_now(settings: Settings, model: str) -> str:
-    "Why the model may not learn again now; empty if it may. That nothing good comes of it weighs more than that it is too early."
+def in_vain(settings: Settings, model: str) -> str:
+    "That the last retrainings brought nothing, so that a person must look; empty while they did, or where a person has asked for another."
     policy, past = policy_of(settings, model), retrainings(settings, model)
-    ages = [(now() - datetime.fromisoformat(e.began)) / timedelta(days=1) for e in past]
-    row = 0
+    dealt, row = {e.key for e in past}, 0
     for event in past:
         row = row + 1 if event.outcome in _VAIN else 0
-    dealt = {e.key for e in past}
-    asked = any(e.key not in dealt for e in _by_people(settings, model))
-    if policy.refusals and row >= policy.refusals and not asked:
-        return f"the last {row} retrainings brought nothing; a person must look, and may ask for another: mlw retrain {model}"
+    if not policy.refusals or row < policy.refusals:
+        return ""
+    if any(e.key not in dealt for e in _by_people(settings, model)):
+        return ""
+    return f"the last {row} retrainings brought nothing; a person must look, and may ask for another: mlw retrain {model}"
+
+
+def not_now(settings: Settings, model: str) -> str:
+    "Why the model may not learn again now; empty if it may. That nothing good comes of it weighs more than that it is too early."
+    if words := in_vain(settings, model):
+        return words
+    policy, past = policy_of(settings, model), retrainings(settings, model)
+    ages = [(now() - datetime.fromisoformat(e.began)) / timedelta(days=1) for e in past]
     if ages and min(ages) < policy.interval:
         return f"the last retraining was {min(ages):.1f} days ago, and {policy.interval:g} lie between two"
     if policy.budget and sum(age <= 365 for age in ages) >= policy.budget:
@@ -295,6 +296,7 @@ def not_now(settings: Settings, model: str) -> str:
     return ""
 
 
+_OUTCOMES = {"approve": "promoted", "reject": "not better"}
 _VAIN = ("refused", "not better", "failed", "nothing new")
 
 # %% ../../nbs/api/65_monitoring.triggers.ipynb #retrain
@@ -314,33 +316,31 @@ def judged(settings: Settings, challenger: ModelVersion) -> Difference:
 
 
 def carry_out(
-    settings: Settings,
-    event: Event,
-    on_event: Callable[[StepEvent], None] = lambda event: None,
+    settings: Settings, event: Event
 ) -> Event | None:  # with its outcome; None where it was dealt with before
     "Run the model's pipeline for the event and see to what comes of it. A failure is an outcome."
     if event.state == "new" and (event := _claim(settings, event)) is None:
         return None
     try:
-        outcome, version, details = _learn(settings, event, on_event)
+        outcome, version, details = _learn(settings, event)
     except WorkbenchError as err:
         outcome, version, details = "failed", None, err.message
     done = _note(settings, event, state="done", outcome=outcome, version=version, details=details)
     if outcome == "promoted":
         supersede(settings, event.model, version)
-    elif stuck := _stuck(settings, event.model):
+    elif stuck := in_vain(settings, event.model):
         champion = find_version(settings, event.model, CHAMPION).version
         raise_alert(settings, event.model, champion, "retraining", stuck)
     return done
 
 
-def _learn(settings: Settings, event: Event, on_event) -> tuple[str, int | None, str]:
+def _learn(settings: Settings, event: Event) -> tuple[str, int | None, str]:
     policy = policy_of(settings, event.model)
     since = datetime.fromisoformat(event.since).date() if event.since else None
     days = days_of(policy, settings.monitor.label_delay, since)
     pipeline = read_pipeline(settings.pipelines / (policy.pipeline or event.model))
     request = Request(parse_parameters(parameters_of(policy, days), pipeline))
-    run = run_pipeline(settings, pipeline, request, on_event)
+    run = run_pipeline(settings, pipeline, request)
     words = f"learned from {days.first:%Y-%m-%d} to {days.cut:%Y-%m-%d}, judged until {days.until:%Y-%m-%d}, run {run['run']}"
     if run["state"] != "done":
         failed = next(
@@ -360,22 +360,17 @@ def _decided(
 ) -> tuple[str, str]:
     "What became of the new version, and why."
     state = state_of(version)
-    if state == "champion":  # as after a kill between decision and note
-        earlier = any(e.version == version.version for e in retrainings(settings, event.model))
-        decided = any(
-            r.version == version.version and r.actor == WATCH
-            for r in read_audit(settings)
-            if r.model == event.model
-        )
-        return (
-            ("promoted", "decided before")
-            if decided and not earlier
-            else ("nothing new", "the same days make the same version")
-        )
     if state == "refused":
         return "refused", "the gates refuse it"
     if state != "waiting":
-        return "nothing new", f"the version is {state}"
+        rows = [
+            r
+            for r in read_audit(settings)
+            if (r.model, r.version, r.actor) == (event.model, version.version, WATCH)
+        ]
+        if rows and not any(e.version == version.version for e in retrainings(settings, event.model)):
+            return _OUTCOMES[rows[-1].action], "decided before a kill"  # and not noted
+        return "nothing new", f"the same days make the same version, which is {state}"
     try:
         found = judged(settings, version)
     except (ModelNotFound, DataError) as err:  # no champion to compare with
@@ -396,8 +391,3 @@ def _decided(
         if row.details["approvals"] == row.details["of"]
         else ("waits", f"others must agree; {words}")
     )
-
-
-def _stuck(settings: Settings, model: str) -> str:
-    reason = not_now(settings, model)
-    return reason if reason.startswith("the last ") and "brought nothing" in reason else ""

@@ -20,9 +20,10 @@ from ..core.clock import now
 from ..core.errors import DataError, WorkbenchError
 from ..core.settings import Settings
 from ..governance.approvals import champions
+from ..governance.audit import recover
 from .alerts import Alert, alerts, confirm, kept_looks, observe
 from .looks import take_look, watch_version
-from .triggers import Event, at_work_since, carry_out, not_now, reasons, retrainings
+from .triggers import at_work_since, carry_out, not_now, reasons, retrainings
 
 log = logging.getLogger(__name__)
 
@@ -57,34 +58,35 @@ def _late_labels(settings: Settings, model: str, version: int) -> list[Alert]:
     for alert in alerts(settings, model):
         if alert.cause != "performance" or alert.confirmed or alert.version == version:
             continue
+        told: list[Alert] = []
         for kept in kept_looks(settings, model, alert.version).values():
             start, end = (datetime.fromisoformat(moment) for moment in (kept.start, kept.end))
             if kept.start >= alert.since and kept.end <= alert.opened and end <= due and kept.wants_labels:
                 look = take_look(watch_version(settings, model, str(alert.version)), start, end)
-                changed += confirm(settings, alert, look)
-    return changed[:1]
+                told = confirm(settings, alert, look) or told
+        changed += told
+    return changed
 
 # %% ../../nbs/api/66_monitoring.watch.ipynb #round
 def round_(
     settings: Settings,
     say: Callable[[str], None] = log.info,
     only: str = "",  # model; all that have a champion if empty
-) -> list[Event]:  # retrainings that were carried out
+) -> None:
     "Look after every model once."
-    done = []
+    recover(settings)
     for model in [only] if only else champions(settings):
         try:
             for alert in look_around(settings, model):
                 confirmed = alert.confirmed and (alert.confirmed > alert.opened or alert.state != "resolved")
                 say(f"{alert.text} Labels confirm it." if confirmed else alert.text)
             if model in settings.retrain:
-                done += _learn_again(settings, model, say)
+                _learn_again(settings, model, say)
         except WorkbenchError as err:
             say(f"{model}: {err.message}")
-    return done
 
 
-def _learn_again(settings: Settings, model: str, say: Callable[[str], None]) -> Iterator[Event]:
+def _learn_again(settings: Settings, model: str, say: Callable[[str], None]) -> None:
     waiting = [e for e in retrainings(settings, model) if e.state == "running"]
     if not waiting and (waiting := reasons(settings, model)[:1]) and not_now(settings, model):
         return
@@ -93,7 +95,6 @@ def _learn_again(settings: Settings, model: str, say: Callable[[str], None]) -> 
         if found := carry_out(settings, event):
             version = f"version {found.version} " if found.version else ""
             say(f"{model} {version}{found.outcome}: {found.details}")
-            yield found
 
 # %% ../../nbs/api/66_monitoring.watch.ipynb #watch
 @contextlib.contextmanager
