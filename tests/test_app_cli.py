@@ -37,6 +37,7 @@ COMMANDS = [
     "watch",
     "retrain",
     "replay",
+    "explain",
     "labels",
     "export-service",
     "reproduce",

@@ -29,7 +29,7 @@ def test_alerts_are_listed_shown_acknowledged_and_silenced(mlw):
     raise_alert(settings, "m", 1, "performance", "AUC is 0.61, 0.80 before")
     code, said = run("alerts")
     assert code == 0 and "performance" in said and "AUC is 0.61" in said
-    assert "Next: mlw alerts show 1" in run("alerts", "show", "1")[1]
+    assert "Next: mlw explain 1" in run("alerts", "show", "1")[1]
     assert 'model="m"' in run("alerts", "list", "--prometheus")[1]
     assert "acknowledged by" in run("alerts", "acknowledge", "1", "--reason", "mine")[1]
     code, said = run("alerts", "acknowledge", "1", "--reason", "mine")
@@ -38,7 +38,8 @@ def test_alerts_are_listed_shown_acknowledged_and_silenced(mlw):
         "is silenced until" in run("alerts", "silence", "m", "drift", "--days", "3", "--reason", "known")[1]
     )
     assert run("alerts", "silence", "x", "drift", "--days", "3", "--reason", "known")[0] == 2
-    assert "no alert 9" in run("alerts", "show", "9")[1]
+    assert "no alert 9" in run("alerts", "show", "9")[1] and "no alert 9" in run("explain", "9")[1]
+    assert "without hold-out rows" in run("explain", "1")[1]
     assert "silence" in run("audit", "list", "m")[1]
 
 

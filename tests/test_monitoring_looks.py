@@ -5,8 +5,13 @@
 # %% auto #0
 from mlworkbench.monitoring.looks import (
     DataError,
+    LABEL,
     ModelSpec,
+    PREDICTION,
+    SettingsError,
+    answered,
     datetime,
+    look_at_slices,
     np,
     profile,
     take_look,
@@ -22,10 +27,15 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mlworkbench.core.clock import at
-from mlworkbench.core.settings import read_settings
+from mlworkbench.core.settings import MonitorSection, read_settings
 from mlworkbench.data.tables import write_table
+from mlworkbench.governance.approvals import approve
+from mlworkbench.models.onnxgraph import Columns
 from mlworkbench.models.registry import register_model
 from mlworkbench.serving.batch import score_period
+from mlworkbench.serving.labels import add_labels
+from mlworkbench.serving.predictionlog import PredictionLog, entry
+from mlworkbench.serving.predictor import Batch
 
 BEGIN = datetime(2013, 1, 1, tzinfo=UTC)
 
@@ -66,14 +76,17 @@ def test_a_look_says_what_moved_how_good_it_probably_is_and_how_good_it_was(watc
     assert before.rows == 700 and before.moved == [] and before.realised["labelled"] == 1
     assert before.estimated["auc"].low <= before.realised["auc"] <= before.estimated["auc"].high
     after = take_look(watched, datetime(2013, 2, 4, tzinfo=UTC), datetime(2013, 2, 11, tzinfo=UTC))
-    assert after.moved == ["a"] and after.estimated["rate"].value > before.estimated["rate"].high
+    assert (
+        set(after.moved) == {"a", PREDICTION, LABEL}
+        and after.estimated["rate"].value > before.estimated["rate"].high
+    )
 
 
 def test_a_column_that_the_model_does_not_use_is_only_noted(watched):
     assert watched.use["b"] == 0 and watched.use["a"] > 0.1
     unused = replace(watched, use=watched.use | {"a": 0.0})
     look = take_look(unused, datetime(2013, 2, 4, tzinfo=UTC), datetime(2013, 2, 11, tzinfo=UTC))
-    assert look.moved == [] and look.drift.status[0] == "note"
+    assert "a" not in look.moved and look.drift.set_index("feature").status["a"] == "note"
 
 
 def test_labels_count_from_the_moment_that_they_are_known(watched):
@@ -89,3 +102,69 @@ def test_an_empty_window_is_a_look_too_and_one_turned_round_is_refused(watched):
     assert nothing.rows == 0 and nothing.moved == [] and nothing.estimated == {}
     with pytest.raises(DataError, match="ends after it begins"):
         take_look(watched, BEGIN, BEGIN)
+
+
+def test_prediction_and_label_are_looked_at_as_features_are(watched):
+    late = take_look(watched, datetime(2013, 2, 4, tzinfo=UTC), datetime(2013, 2, 11, tzinfo=UTC))
+    moved = late.drift.set_index("feature")
+    assert moved.status[[PREDICTION, LABEL]].tolist() == ["alarm", "alarm"]
+    with at(BEGIN):
+        early = take_look(watched, BEGIN, BEGIN + timedelta(days=7)).drift.set_index("feature")
+    assert early.status[LABEL] == "insufficient data" and early.missing[LABEL] == 0
+
+
+def test_what_was_served_counts_too_with_labels_by_request(watched):
+    spec, n = watched.spec, 300
+    log = PredictionLog(watched.settings, "m").open()
+    begin, rng = datetime(2013, 5, 6, tzinfo=UTC), np.random.default_rng(0)
+    for i in range(n):
+        batch = Batch(rng.normal(size=(1, 2)), np.empty((1, 0), object))
+        moment = (begin + timedelta(hours=i / 2)).timestamp()
+        log.append(
+            entry(f"r{i}", moment, 1, "champion", 0.002, Columns(["a", "b"], []), batch, rng.random(1))
+        )
+    log.close()
+    log.flush()
+    approve(watched.settings, "m", "good")
+    known = pd.DataFrame({"request_id": [f"r{i}" for i in range(n)], "late": rng.integers(0, 2, n)})
+    add_labels(watched.settings, "m", known, label="late")
+    look = take_look(watched, begin, begin + timedelta(days=7))
+    assert look.rows == n and look.realised["labelled"] == 1 and 0.3 < look.realised["auc"] < 0.7
+    assert look.service == {"requests": n, "median": pytest.approx(2), "p99": pytest.approx(2)}
+    assert {spec.key, "label"} <= set(answered(watched, BEGIN, BEGIN + timedelta(days=1)))
+
+
+def test_slices_have_estimates_and_drift_of_their_own(watched):
+    rows = answered(watched, datetime(2013, 2, 4, tzinfo=UTC), datetime(2013, 2, 25, tzinfo=UTC))
+    sides = lambda frame: frame.assign(side=np.where(np.arange(len(frame)) % 2, "east", "west"))
+    rows, holdout = sides(rows), sides(watched.holdout)
+    east = rows.side == "east"
+    rows.loc[~east, ["a", "probability"]] = (
+        holdout[["a", "probability"]].sample((~east).sum(), replace=True, random_state=0).to_numpy()
+    )
+    loaded = watched.predictor.loaded
+    by_side = replace(loaded, spec=replace(loaded.spec, slices=["side"]))
+    watched = replace(watched, holdout=holdout, predictor=replace(watched.predictor, loaded=by_side))
+    found = look_at_slices(watched, rows).set_index("slice")
+    assert set(found.index) == {"side = east", "side = west"}
+    assert "a" in found.moved["side = east"] and found.moved["side = west"] == ""
+    assert found.low["side = west"] < found.reference["side = west"] < found.high["side = west"]
+    assert look_at_slices(watched, rows.head(50)).empty
+
+
+def test_figures_of_the_project_stand_beside_the_metrics(watched):
+    (watched.settings.root / "costs.py").write_text(
+        "def per_row(rows):\n    return {'late': (rows.probability > 0.5).mean()}\n\n\ndef wrong(rows):\n    return rows.nothing\n"
+    )
+    of = lambda name: replace(
+        watched, settings=watched.settings.model_copy(update={"monitor": MonitorSection(kpis=name)})
+    )
+    week = BEGIN, BEGIN + timedelta(days=7)
+    assert 0 < take_look(of("costs:per_row"), *week).kpis["late"] < 1
+    for name, said in (
+        ("costs:wrong", "AttributeError"),
+        ("costs:none", "module:function"),
+        ("nowhere:x", "nowhere"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            take_look(of(name), *week)

@@ -4,7 +4,6 @@
 
 # %% auto #0
 from mlworkbench.monitoring.performance import (
-    ModelSpec,
     MonitorSection,
     classification_metrics,
     np,
@@ -16,46 +15,40 @@ from mlworkbench.monitoring.performance import (
 import pandas as pd
 import pytest
 
-SPEC = ModelSpec(["x"], "f", "l", "id", "at", "y", "known")
-
 
 def example(n=2000):
     rng = np.random.default_rng(0)
     p = rng.beta(2, 5, n)
-    known = pd.Timestamp("2013-04-01", tz="UTC") + pd.to_timedelta(rng.permutation(n), unit="min")
-    y = (rng.uniform(size=n) < p).astype(int)
-    return pd.DataFrame({"id": range(n), "probability": p}), pd.DataFrame(
-        {"id": range(n), "y": y, "known": known}
-    )
+    return pd.DataFrame({"probability": p, "label": (rng.uniform(size=n) < p).astype(float)})
 
 
 def test_with_all_labels_metrics_are_those_of_all_rows():
-    predictions, labels = example()
-    found = realised(predictions, labels.sample(frac=1, random_state=0), SPEC)
-    assert found["labelled"] == 1 and found["auc"] == pytest.approx(
-        classification_metrics(labels.y, predictions.probability)["auc"]
-    )
+    rows = example()
+    found = realised(rows)
+    expected = classification_metrics(rows.label.to_numpy(), rows.probability.to_numpy())
+    assert found["labelled"] == 1 and found["auc"] == pytest.approx(expected["auc"])
 
 
-def test_labels_count_only_from_when_they_were_known_and_once():
-    predictions, labels = example()
-    moment = labels.known.sort_values().iloc[500]
-    found = realised(predictions, pd.concat([labels, labels]), SPEC, as_of=moment)
+def test_rows_without_labels_count_as_rows_only():
+    rows = example()
+    rows.loc[500:, "label"] = np.nan
+    found = realised(rows)
     assert found["labelled"] == 0.25 and found["rows"] == 2000
-    early = labels[labels.known < moment]
-    assert found["rate"] == pytest.approx(early.y.mean())
+    assert found["rate"] == pytest.approx(rows.label[:500].mean())
 
 
 def test_no_labels_and_one_class_are_said_not_raised():
-    predictions, labels = example(50)
-    for few in (labels.iloc[:0], labels.assign(y=1)):
-        found = realised(predictions, few, SPEC)
+    rows = example(50)
+    for label in (np.nan, 1.0):
+        found = realised(rows.assign(label=label))
         assert (
             np.isnan(found["auc"])
-            and performance_status(found, {"auc": 0.7}, MonitorSection()) == "no labels yet"
+            and performance_status(found, {"auc": 0.7}, MonitorSection()) == "too few labels"
         )
 
 
 @pytest.mark.parametrize("auc, status", [(0.70, "ok"), (0.651, "ok"), (0.649, "alarm")])
 def test_a_fall_beyond_the_limit_is_an_alarm(auc, status):
-    assert performance_status({"auc": auc}, {"auc": 0.70}, MonitorSection(auc_drop=0.05)) == status
+    reference, limits = {"auc": 0.70}, MonitorSection(auc_drop=0.05)
+    assert performance_status({"auc": auc, "labelled": 0.9}, reference, limits) == status
+    assert performance_status({"auc": auc, "labelled": 0.7}, reference, limits) == "too few labels"

@@ -259,17 +259,17 @@ def diff(a, b) -> None:
 @click.option("--as-of", type=click.DateTime(), help="Use only labels that were known at this time (UTC).")
 def monitor(model, months, which, as_of) -> None:
     "Compare scored months with what the model learned from, and write a report."
+    import contextlib
+    from datetime import UTC
+
     from mlworkbench.app.console import print_month
+    from mlworkbench.core.clock import at
     from mlworkbench.monitoring.months import monitor_month, scored_months
 
     settings = _settings()
-    for month in months or scored_months(settings, model, which):
-        moment = None
-        if as_of:
-            import pandas as pd
-
-            moment = pd.Timestamp(as_of, tz="UTC")
-        print_month(monitor_month(settings, model, month, which, moment))
+    with at(as_of.replace(tzinfo=UTC)) if as_of else contextlib.nullcontext():
+        for month in months or scored_months(settings, model, which):
+            print_month(monitor_month(settings, model, month, which))
     click.echo("See it month by month: mlw dashboards, page 'monitor'.")
 
 # %% ../../nbs/api/70_app.cli.ipynb #open

@@ -363,7 +363,13 @@ def print_month(month) -> None:
     labels = (
         f"AUC {found['auc']:.3f} (evaluation {found.get('reference_auc', float('nan')):.3f})"
         if found["auc"] == found["auc"]
-        else "no labels yet"
+        else "too few labels for an AUC"
+    )
+    if "estimated_auc" in found:
+        low, high = found["estimated_auc_low"], found["estimated_auc_high"]
+        labels += f", estimated {found['estimated_auc']:.3f} ({low:.3f} to {high:.3f})"
+    labels += "".join(
+        f"  {k.removeprefix('kpi ')} {number(v)}" for k, v in found.items() if k.startswith("kpi ")
     )
     console = new_console()
     console.print(

@@ -241,6 +241,10 @@ class MonitorSection(_Section):
     label_delay: float = Field(
         0.0, ge=0, description="days after a window's end when nearly all of its labels should be in"
     )
+    kpis: str = Field(
+        "",
+        description="function of the project, as module:function, that is given the answered rows and gives figures by name",
+    )
 
 
 class AlertSection(_Section):
