@@ -1061,6 +1061,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'mlworkbench/models/comparison.py'),
                                                'mlworkbench.models.comparison.Difference.words': ( 'api/models.comparison.html#difference.words',
                                                                                                    'mlworkbench/models/comparison.py'),
+                                               'mlworkbench.models.comparison._by_group': ( 'api/models.comparison.html#_by_group',
+                                                                                            'mlworkbench/models/comparison.py'),
                                                'mlworkbench.models.comparison.compare': ( 'api/models.comparison.html#compare',
                                                                                           'mlworkbench/models/comparison.py'),
                                                'mlworkbench.models.comparison.compare_apart': ( 'api/models.comparison.html#compare_apart',

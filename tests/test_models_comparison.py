@@ -87,6 +87,33 @@ def test_the_intervals_hold_as_often_as_they_say_and_agree_with_the_bootstrap():
     )
 
 
+def test_rows_of_a_group_count_as_the_group_does():
+    labels, a, b = sample(800, seed=3)
+    once = [compare_auc(labels, a, b), compare_losses(labels, a, b, "log_loss")]
+    again = [np.repeat(v, 5) for v in (labels, a, b)]  # no more is known of 4,000 rows than of 800
+    groups = {"groups": np.repeat(np.arange(800), 5)}
+    grouped = [compare_auc(*again, **groups), compare_losses(*again, "log_loss", **groups)]
+    for one, many in zip(once, grouped, strict=True):
+        assert (many.low, many.high) == pytest.approx((one.low, one.high), abs=2e-4)
+    alone = compare_auc(*again)
+    assert (alone.high - alone.low) < 0.5 * (once[0].high - once[0].low)
+    with pytest.raises(DataError, match="needs two of them"):
+        compare_auc(labels, a, b, groups=np.zeros(800))
+
+
+def test_intervals_by_group_hold_where_those_by_row_do_not():
+    rng, hits = np.random.default_rng(0), {"rows": 0, "groups": 0}
+    for _ in range(120):
+        day = np.repeat(np.arange(60), 40)
+        storm = rng.normal(size=60)[day]  # of which neither model knows; both have days of their own
+        y = (rng.random(len(day)) < 1 / (1 + np.exp(-storm))).astype(int)
+        scores = [rng.normal(size=len(day)) + 2 * rng.normal(size=60)[day] for _ in range(2)]
+        for name, groups in (("rows", None), ("groups", day)):
+            found = compare_auc(y, *scores, groups=groups)
+            hits[name] += found.low <= 0 <= found.high
+    assert hits["groups"] >= 107 and hits["rows"] < 90
+
+
 @pytest.mark.parametrize(
     "low, gain, high, margin, verdict, more",
     [

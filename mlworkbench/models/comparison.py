@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 def delong(
     labels: np.ndarray,  # 0/1, shape (n_rows,)
     scores: np.ndarray,  # of each model, shape (n_models, n_rows)
+    groups: np.ndarray | None = None,  # of rows that are not independent of one another, shape (n_rows,)
 ) -> tuple[np.ndarray, np.ndarray]:  # AUCs, shape (n_models,); their covariance, shape (n_models, n_models)
-    "Areas under the ROC curves of models judged on the same rows. Raises `DataError` where there are fewer than two rows of a class."
+    "Areas under the ROC curves of models judged on the same rows. Raises `DataError` where there are fewer than two rows of a class, or groups."
     labels, scores = np.asarray(labels).astype(bool), np.atleast_2d(np.asarray(scores, float))
     m, n = int(labels.sum()), int((~labels).sum())
     if min(m, n) < 2:
@@ -35,8 +36,21 @@ def delong(
     ranks = stats.rankdata(scores, axis=1)
     of_ones = (ranks[:, labels] - stats.rankdata(scores[:, labels], axis=1)) / n
     of_zeros = 1 - (ranks[:, ~labels] - stats.rankdata(scores[:, ~labels], axis=1)) / m
-    covariance = np.cov(of_ones) / m + np.cov(of_zeros) / n
-    return of_ones.mean(axis=1), np.atleast_2d(covariance)
+    auc = of_ones.mean(axis=1)
+    if groups is None:
+        return auc, np.atleast_2d(np.cov(of_ones) / m + np.cov(of_zeros) / n)
+    shares = np.empty_like(ranks)
+    shares[:, labels], shares[:, ~labels] = (of_ones - auc[:, None]) / m, (of_zeros - auc[:, None]) / n
+    sums = _by_group(shares, groups)
+    return auc, sums @ sums.T * sums.shape[1] / (sums.shape[1] - 1)
+
+
+def _by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    "Sums of the rows' values, shape (n_models, n_groups). Raises `DataError` for fewer than two groups."
+    known, at = np.unique(np.asarray(groups), return_inverse=True)
+    if len(known) < 2:
+        raise DataError("A comparison by groups needs two of them.")
+    return np.stack([np.bincount(at, row) for row in values])
 
 # %% ../../nbs/api/33_models.comparison.ipynb #difference
 @dataclass(frozen=True)
@@ -83,10 +97,14 @@ class Difference:
 
 # %% ../../nbs/api/33_models.comparison.ipynb #auc
 def compare_auc(
-    labels: np.ndarray, champion: np.ndarray, challenger: np.ndarray, confidence: float = 0.95
+    labels: np.ndarray,
+    champion: np.ndarray,
+    challenger: np.ndarray,
+    confidence: float = 0.95,
+    groups: np.ndarray | None = None,  # see `delong`
 ) -> Difference:
     "Gain in AUC, by DeLong's covariance and the normal distribution. Raises `DataError`."
-    (a, b), covariance = delong(labels, np.stack([champion, challenger]))
+    (a, b), covariance = delong(labels, np.stack([champion, challenger]), groups)
     error = math.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
     half = stats.norm.ppf((1 + confidence) / 2) * error
     gain = float(b - a)
@@ -100,15 +118,22 @@ LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def compare_losses(
-    labels: np.ndarray, champion: np.ndarray, challenger: np.ndarray, metric: str, confidence: float = 0.95
+    labels: np.ndarray,
+    champion: np.ndarray,
+    challenger: np.ndarray,
+    metric: str,
+    confidence: float = 0.95,
+    groups: np.ndarray | None = None,  # of rows that are not independent of one another
 ) -> Difference:
     "Gain in a metric that is a mean of losses, `brier` or `log_loss` (nats): how much smaller it is. Raises `DataError`."
     labels = np.asarray(labels, float)
     if len(labels) < 2:
         raise DataError(f"A comparison needs two rows; there are {len(labels)}.")
     a, b = (LOSSES[metric](labels, np.asarray(p, float)) for p in (champion, challenger))
-    gain, error = float((a - b).mean()), float((a - b).std(ddof=1)) / math.sqrt(len(labels))
-    half = stats.t.ppf((1 + confidence) / 2, len(labels) - 1) * error
+    gain = float((a - b).mean())
+    sums = _by_group((a - b - gain)[None] / len(a), np.arange(len(a)) if groups is None else groups)[0]
+    error = math.sqrt(float(np.square(sums).sum()) * len(sums) / (len(sums) - 1))
+    half = stats.t.ppf((1 + confidence) / 2, len(sums) - 1) * error
     return Difference(
         metric, float(a.mean()), float(b.mean()), gain, gain - half, gain + half, confidence, len(labels)
     )
