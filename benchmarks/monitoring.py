@@ -1,10 +1,10 @@
 """How fast drift is found and performance estimated: here, by Evidently and by NannyML; and whether the estimates agree.
 
-    make bench-monitoring         about 25 minutes
+    make bench-monitoring         about 30 minutes
     python benchmarks/monitoring.py --rounds 1 --rows 100000
 
 All sides work on the same two Parquet files in one run, interleaved; figures are medians of the rounds. The read counts on our side and does not on
-theirs. Then the flights of 2013 are lived through (`mlw replay`). Evidently and NannyML run in environments of their own under .bench/, and every side in a process of its own, whose memory is counted.
+theirs. Then how often each calls an alarm where nothing has moved, and where all has. Then the flights of 2013 are lived through (`mlw replay`). Evidently and NannyML run in environments of their own under .bench/, and every side in a process of its own, whose memory is counted.
 """
 
 import argparse
@@ -24,7 +24,9 @@ import pyarrow.parquet as pq
 from data import BATCH, Table, interleaved, side
 from peers import environment, judge
 
-from mlworkbench.data.profiles import profile_stream
+from mlworkbench.core.settings import MonitorSection
+from mlworkbench.data.profiles import profile, profile_stream
+from mlworkbench.monitoring.drift import compare
 from mlworkbench.monitoring.estimation import expected_metrics, fit_calibrator
 
 HERE = Path(__file__).parent
@@ -102,6 +104,75 @@ def drift(
             ("Evidently's preset, times slower than a stored profile", seconds / window, 200, True)
         )
     return targets
+
+
+SIZES = (50, 200, 1_000, 10_000, 100_000, 1_000_000)  # rows of windows
+KINDS = (
+    [2] * 2 + [10] * 3 + [50] * 3 + [500] * 4
+)  # categories of the columns that have some, beside 18 of numbers
+
+
+def columns(rows: int, rng: np.random.Generator, shift: float = 0.0) -> pa.Table:
+    "30 columns; numbers have moved by `shift` standard deviations, the mix of categories as much."
+    made = {}
+    for i in range(18):
+        drawn = rng.normal(size=rows) if i % 3 else rng.lognormal(0, 1, rows)
+        made[f"x{i}"] = pa.array(drawn + shift * (1.0 if i % 3 else 2.16))
+    for i, many in enumerate(KINDS):
+        odds = 1 / np.arange(1, many + 1)
+        moved = odds * np.exp(shift * np.where(np.arange(many) % 2, 1.0, -1.0))
+        made[f"k{i}_{many}"] = pa.array([f"c{c}" for c in rng.choice(many, rows, p=moved / moved.sum())])
+    return pa.table(made)
+
+
+def _alarmed(reference: dict, window: pa.Table) -> dict[str, bool]:
+    "Column → whether it is an alarm or a warning."
+    found = compare(reference, profile(window, reference), MonitorSection())
+    return dict(zip(found.feature, found.status.isin(["alarm", "warn"]), strict=True))
+
+
+def false_alarms(place: Path, evidently: Path | None, largest: int) -> list:
+    "Windows in which nothing has moved, and ones in which all has: share of columns that are an alarm or a warning, beside Evidently's."
+    rng = np.random.default_rng(0)
+    before = columns(min(200_000, largest), rng)
+    reference, folder = profile(before), place / "windows"
+    folder.mkdir()
+    pq.write_table(before, place / "windows.parquet")
+    asked = [(0.0, n) for n in SIZES if n <= largest]
+    asked += [(shift, n) for shift in (0.1, 0.2, 0.5) for n in (200, 1_000, 10_000)]
+    ours: dict[tuple, list[dict[str, bool]]] = {}
+    for shift, n in asked:
+        repeats = 2 if n >= 1_000_000 else 5 if n >= 100_000 else 20
+        for i in range(repeats):
+            window = columns(n, rng, shift)
+            ours.setdefault((shift, n), []).append(_alarmed(reference, window))
+            if i < 3 and n <= 100_000:
+                pq.write_table(window, folder / f"{shift}-{n}-{i}.parquet")
+    theirs = (
+        side(evidently, "evidently_side.py", "windows", place / "windows.parquet", folder)
+        if evidently
+        else {}
+    )
+    of = lambda part: lambda name: name.startswith(part) if part == "x" else name.endswith(part)
+    groups = {"numbers": "x"} | {f"{many} categories": f"_{many}" for many in dict.fromkeys(KINDS)}
+    print("\nshare of columns that are an alarm or a warning, ours / Evidently's", flush=True)
+    print("| moved by | rows | all columns | " + " | ".join(groups) + " |")
+    print("| --- " * (3 + len(groups)) + "|")
+    worst = 0.0
+    for (shift, n), told in ours.items():
+        other = [theirs["drifted"][f] for f in theirs.get("drifted", {}) if f.startswith(f"{shift}-{n}-")]
+        cells = []
+        for wanted in (lambda name: True, *map(of, groups.values())):
+            shares = [
+                np.mean([v for t in side_ for c, v in t.items() if wanted(c)]) if side_ else None
+                for side_ in (told, other)
+            ]
+            cells.append(" / ".join("–" if s is None else f"{s:.1%}" for s in shares))
+        print(f"| {shift:g} σ | {n:,} | " + " | ".join(cells) + " |")
+        if shift == 0:
+            worst = max(worst, float(np.mean([v for t in told for v in t.values()])))
+    print()
+    return [("false alarms, share of features at the worst size", worst, 0.02, False)]
 
 
 def estimates(place: Path, rounds: int, nannyml: Path, table: Table) -> list:
@@ -196,6 +267,7 @@ def main() -> int:
         if nannyml:
             targets += estimates(place, options.rounds, nannyml, table)
         targets += drift(place, options.rows, options.rounds, nannyml, evidently, table)
+        targets += false_alarms(place, evidently, options.rows)
         targets += replayed(place)
     print()
     return judge(targets)

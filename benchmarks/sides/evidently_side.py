@@ -1,10 +1,11 @@
-"""Evidently's side, in an environment of its own: `preset REFERENCE CURRENT` or `bare REFERENCE CURRENT`, or `null ROWS CATEGORIES SEED`. Prints JSON."""
+"""Evidently's side, in an environment of its own: `preset REFERENCE CURRENT` or `bare REFERENCE CURRENT`, or `windows REFERENCE FOLDER`. Prints JSON."""
 
 import json
 import resource
 import sys
 import time
 import warnings
+from pathlib import Path
 
 warnings.filterwarnings("ignore")
 import pandas as pd
@@ -41,6 +42,22 @@ def bare(reference: str, current: str) -> dict:
     return {"seconds": time.perf_counter() - began}
 
 
+def windows(reference: str, folder: str) -> dict:
+    "Which columns its preset calls drifted, in each file of the folder."
+    before, drifted = pd.read_parquet(reference), {}
+    for path in sorted(Path(folder).glob("*.parquet")):
+        drifted[path.stem] = {
+            m["config"]["column"]: _is_drift(m["value"], m["config"])
+            for m in report(before, pd.read_parquet(path))["metrics"]
+            if "column" in m["config"]
+        }
+    return {"drifted": drifted}
+
+
+def _is_drift(value: float, config: dict) -> bool:
+    return value < config["threshold"] if "p_value" in config["method"] else value >= config["threshold"]
+
+
 if __name__ == "__main__":
-    told = {"preset": preset, "bare": bare}[sys.argv[1]](*sys.argv[2:])
+    told = {"preset": preset, "bare": bare, "windows": windows}[sys.argv[1]](*sys.argv[2:])
     print(json.dumps(told | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
