@@ -28,6 +28,7 @@ from mlworkbench.core.settings import MonitorSection
 from mlworkbench.data.profiles import profile, profile_stream
 from mlworkbench.monitoring.drift import compare
 from mlworkbench.monitoring.estimation import expected_metrics, fit_calibrator
+from mlworkbench.monitoring.losses import LossEstimator
 
 HERE = Path(__file__).parent
 
@@ -213,6 +214,31 @@ def estimates(place: Path, rounds: int, nannyml: Path, table: Table) -> list:
     ]
 
 
+def losses(place: Path, nannyml: Path) -> list:
+    "Direct loss estimation: how far estimates of each chunk are from what came, here and in NannyML, on its own data set."
+    told = side(nannyml, "nannyml_side.py", "dle", place)
+    reference, analysis = (pd.read_parquet(place / f"{name}.parquet") for name in ("reference", "analysis"))
+    of = lambda rows: (rows[told["columns"]], rows.y_pred.to_numpy())
+    known = LossEstimator(*of(reference), reference.y_true.to_numpy())
+    away: dict[str, list[list[float]]] = {m: [[], []] for m in told["values"]}
+    for i, start in enumerate(range(0, len(analysis), told["chunk"])):
+        part = analysis.iloc[start : start + told["chunk"]]
+        errors, found = part.y_true - part.y_pred, known(*of(part))
+        came = {"mae": errors.abs().mean(), "rmse": (errors**2).mean() ** 0.5}
+        for name, (ours, theirs) in away.items():
+            ours.append(abs(found[name].value - came[name]))
+            theirs.append(abs(told["values"][name][i] - came[name]))
+    means = {name: [float(np.mean(part)) for part in both] for name, both in away.items()}
+    print(
+        "DLE, mean distance from the realised loss of a chunk:",
+        ", ".join(f"{n} {a:.2f} here, {b:.2f} NannyML" for n, (a, b) in means.items()),
+    )
+    return [
+        (f"DLE, distance from the realised {n}, share of NannyML's", a / b, 1, False)
+        for n, (a, b) in means.items()
+    ]
+
+
 def replayed(place: Path) -> list:
     "The flights of 2013 as if lived, with the policy of this repository's settings.ini."
     from mlworkbench.core.settings import read_settings
@@ -266,6 +292,7 @@ def main() -> int:
         place = Path(folder)
         if nannyml:
             targets += estimates(place, options.rounds, nannyml, table)
+            targets += losses(place, nannyml)
         targets += drift(place, options.rows, options.rounds, nannyml, evidently, table)
         targets += false_alarms(place, evidently, options.rows)
         targets += replayed(place)

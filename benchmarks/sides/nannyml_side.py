@@ -1,4 +1,4 @@
-"""NannyML's side, in an environment of its own: `drift REFERENCE CURRENT`, `cbpe`, or `estimate REFERENCE CURRENT`. Prints JSON."""
+"""NannyML's side, in an environment of its own: `drift REFERENCE CURRENT`, `cbpe FOLDER`, `dle FOLDER`, or `estimate REFERENCE CURRENT`. Prints JSON."""
 
 import json
 import resource
@@ -62,6 +62,29 @@ def estimate(reference: str, current: str) -> dict:
     return {"seconds": time.perf_counter() - began, "auc": float(found["roc_auc", "value"].iloc[0])}
 
 
+def dle(folder: str) -> dict:
+    "Estimated and realised losses of each chunk of its shipped data set, and the rows that they were made of."
+    pd.set_option("future.infer_string", False)  # its encoder can't take pandas' new strings
+    reference, analysis, targets = nannyml.load_synthetic_car_price_dataset()
+    columns = ["car_age", "km_driven", "price_new", "accident_count", "door_count", "fuel", "transmission"]
+    told = nannyml.DLE(
+        feature_column_names=columns,
+        y_pred="y_pred",
+        y_true="y_true",
+        chunk_size=6000,
+        metrics=["mae", "rmse"],
+    ).fit(reference)
+    found = told.estimate(analysis).filter(period="analysis").to_df()
+    reference[[*columns, "y_pred", "y_true"]].to_parquet(f"{folder}/reference.parquet")
+    joined = analysis.merge(targets, on="id")
+    joined[[*columns, "y_pred", "y_true"]].to_parquet(f"{folder}/analysis.parquet")
+    return {
+        "values": {m: found[m, "value"].tolist() for m in ("mae", "rmse")},
+        "columns": columns,
+        "chunk": 6000,
+    }
+
+
 if __name__ == "__main__":
-    told = {"drift": drift, "cbpe": cbpe, "estimate": estimate}[sys.argv[1]](*sys.argv[2:])
+    told = {"drift": drift, "cbpe": cbpe, "dle": dle, "estimate": estimate}[sys.argv[1]](*sys.argv[2:])
     print(json.dumps(told | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
