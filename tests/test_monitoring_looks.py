@@ -11,9 +11,11 @@ from mlworkbench.monitoring.looks import (
     SettingsError,
     answered,
     datetime,
+    look_at,
     look_at_slices,
     np,
     profile,
+    read_table,
     take_look,
     watch_version,
 )
@@ -132,6 +134,31 @@ def test_what_was_served_counts_too_with_labels_by_request(watched):
     assert look.rows == n and look.realised["labelled"] == 1 and 0.3 < look.realised["auc"] < 0.7
     assert look.service == {"requests": n, "median": pytest.approx(2), "p99": pytest.approx(2)}
     assert {spec.key, "label"} <= set(answered(watched, BEGIN, BEGIN + timedelta(days=1)))
+
+
+def test_columns_that_are_empty_new_or_of_no_use_are_no_trouble(watched):
+    week = datetime(2013, 1, 7, tzinfo=UTC), datetime(2013, 1, 14, tzinfo=UTC)
+    rows = answered(watched, *week)
+    look = look_at(watched, rows.assign(a=np.nan, new="x"), *week)
+    assert "100% is missing" in look.drift.set_index("feature").words["a"] and "a" in look.moved
+    bare = replace(watched, reference={"columns": {}}, use=None, estimator=None, holdout=None)
+    assert look_at(bare, rows, *week).drift.empty and look_at(bare, rows, *week).moved == []
+    with pytest.raises(DataError, match="no column 'b'"):
+        look_at(watched, rows.drop(columns="b"), *week)
+
+
+def test_labels_that_come_late_twice_or_out_of_order_count_once_each(watched):
+    settings, week = watched.settings, (BEGIN, BEGIN + timedelta(days=7))
+    root = settings.resolve(settings.tables.url)
+    answers = read_table(root, "answers")
+    with at(BEGIN + timedelta(days=40)):
+        before = take_look(watched, *week).realised
+        shuffled = pd.concat([answers, answers.head(500)]).sample(frac=1, random_state=0)
+        write_table(root, "answers", shuffled)
+        assert take_look(watched, *week).realised == before
+        corrected = answers.assign(y=np.where(answers.index < 50, 1 - answers.y, answers.y))
+        write_table(root, "answers", pd.concat([answers, corrected]))  # of several the last one counts
+        assert take_look(watched, *week).realised["auc"] < before["auc"]
 
 
 def test_slices_have_estimates_and_drift_of_their_own(watched):

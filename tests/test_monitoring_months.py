@@ -97,6 +97,24 @@ def test_monitoring_again_replaces_and_waits_for_labels(project):
     assert len(monitored(project, "m")[0]) == 1
 
 
+def test_since_the_month_before_is_told_apart_from_since_it_learned(project):
+    for month in ("2013-02", "2013-03"):
+        score_period(project, "m", month)
+    text = monitor_month(project, "m", "2013-03").report.read_text()
+    since = text.split("Since the month before")[1].split("</ul>")[0]
+    assert "x has moved" in since and "The prediction" in since
+    assert "Since the month before" not in monitor_month(project, "m", "2013-02").report.read_text()
+
+
+def test_a_version_without_profiles_is_said(project):
+    rows = pd.DataFrame({"x": [0.0, 1.0]})
+    spec = ModelSpec(["x"], "f", "l", "id", "at", "y", "known")
+    register_model(LogisticRegression().fit(rows, [0, 1]), "bare", spec, rows, {}, {})
+    score_period(project, "bare", "2013-02", which="1")
+    with pytest.raises(DataError, match="registered without profiles"):
+        monitor_month(project, "bare", "2013-02", which="1")
+
+
 def test_what_is_missing_is_said_with_the_command_that_makes_it(project):
     with pytest.raises(TableNotFound, match="mlw monitor m"):
         monitored(project, "m")

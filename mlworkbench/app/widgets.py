@@ -222,6 +222,7 @@ def months_html(performance: pd.DataFrame) -> Markup:
             r.month,
             _chip(r.status),
             number(r.auc) if r.auc == r.auc else "–",
+            _estimated(r),
             percent(r.mean_probability),
             percent(r.rate),
             percent(r.labelled),
@@ -229,8 +230,23 @@ def months_html(performance: pd.DataFrame) -> Markup:
         ]
         for r in performance.itertuples()
     ]
-    head = ["month", "verdict", "AUC", "mean predicted", "observed", "labels in", "predictions"]
-    return Markup(f'<div class="mlw-months">{table_html(head, rows, (2, 3, 4, 5, 6))}</div>')
+    head = [
+        "month",
+        "verdict",
+        "AUC",
+        "estimated (95 %)",
+        "mean predicted",
+        "observed",
+        "labels in",
+        "predictions",
+    ]
+    return Markup(f'<div class="mlw-months">{table_html(head, rows, (2, 3, 4, 5, 6, 7))}</div>')
+
+
+def _estimated(month) -> str:
+    "The AUC as it was estimated without labels; months before there were estimates have none."
+    told = [getattr(month, f"estimated_auc{end}", float("nan")) for end in ("", "_low", "_high")]
+    return "{:.3f} ({:.3f} to {:.3f})".format(*told) if told[0] == told[0] else "–"
 
 
 def summary_html(model: str, performance: pd.DataFrame) -> Markup:
@@ -285,7 +301,7 @@ def _months(settings: Settings, model: str) -> list[w.Widget]:
     ]
     heat = image(
         png(heatmap_figure(drift)),
-        "Population stability index of the features that moved most; numbers from the warning limit on",
+        "How far the features that moved most are from what the model learned from; from 1 it is an alarm",
     )
     return [
         w.HTML(summary_html(model, performance)),

@@ -198,9 +198,10 @@ def compare(
         if part in reference
         for name, then in reference[part]["columns"].items()
     ]
+    if not rows:
+        return pd.DataFrame(columns=["slice", "feature", "severity", "status", "words"])
     found = pd.DataFrame(rows)
-    both = np.concatenate([found.p, found.missing_p]) if len(found) else np.empty(0)
-    corrected = stats.false_discovery_control(both) if len(both) else both
+    corrected = stats.false_discovery_control(np.concatenate([found.p, found.missing_p]))
     found["q"], found["missing_q"] = corrected[: len(found)], corrected[len(found) :]
     judged = [
         _judged(row, limits, 1.0 if importance is None else importance.get(row.feature, 0.0))
@@ -209,9 +210,8 @@ def compare(
     found[["severity", "status", "words"]] = pd.DataFrame(
         judged, columns=["severity", "status", "words"], index=found.index
     )
-    rank = found.status.map(ORDER.index) if len(found) else []
     return (
-        found.assign(_rank=rank)
+        found.assign(_rank=found.status.map(ORDER.index))
         .sort_values(["_rank", "severity", "feature"], ascending=[True, False, True], ignore_index=True)
         .drop(columns="_rank")
     )

@@ -12,7 +12,7 @@ import html
 import io
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,15 +21,19 @@ import numpy as np
 from ..core.errors import DataError, TableNotFound
 from ..core.settings import Settings
 from ..core.store import write_file
+from ..data.profiles import profile
 from ..data.tables import read_table, write_table
 from ..models.evaluation import BLUE, GREY, ORANGE, calibration_figure, new_axes
 from ..models.lineage import served_table
 from ..models.registry import CHAMPION, find_version
+from .drift import MIN_ROWS
 from mlworkbench.monitoring.looks import (
     NAMES,
     PREDICTION,
     Look,
+    Watched,
     answered,
+    drift_of,
     look_at,
     look_at_slices,
     watch_version,
@@ -81,11 +85,7 @@ def _findings(settings: Settings, look: Look, slices: "pd.DataFrame") -> tuple[s
     )
     for row in slices[fallen].itertuples():
         words.append(f"For {row.slice}, AUC is {row.auc:.3f}, against {row.reference:.3f} on the hold-out.")
-    for status in ("alarm", "warn", "note"):
-        words += [
-            f"{NAMES.get(r.feature, r.feature).capitalize() if r.feature in NAMES else r.feature} {r.words}."
-            for r in drift[drift.status == status].itertuples()
-        ]
+    words += _told(drift[drift.status.isin(["alarm", "warn", "note"])])
     moved = drift.set_index("feature").status
     if performance == "alarm" or moved.get(PREDICTION) == "alarm":
         return "alarm", words
@@ -125,6 +125,11 @@ def monitor_month(
     watched = watch_version(settings, model, which)
     rows = answered(watched, start, end)
     look, slices = look_at(watched, rows, start, end), look_at_slices(watched, rows)
+    if look.drift.empty:
+        raise DataError(
+            f"'{model}' version {look.version} was registered without profiles, so there is nothing to compare a month with: register_model(…, features=profile(rows), …).",
+            model=model,
+        )
     status, words = _findings(settings, look, slices)
     performance = look.realised | {f"reference_{k}": v for k, v in look.reference.items()}
     performance |= {f"kpi {k}": v for k, v in look.kpis.items()}
@@ -134,8 +139,26 @@ def monitor_month(
     report = settings.reports / "monitor" / model / month / "index.html"
     outcome = Month(model, look.version, month, performance, look.drift, slices, status, words, report)
     _keep(settings.resolve(settings.tables.url), outcome)
-    _write_page(outcome, look, rows)
+    _write_page(outcome, look, rows, _since_before(watched, rows, start))
     return outcome
+
+
+def _since_before(watched: Watched, rows: "pd.DataFrame", start: datetime) -> list[str]:
+    "What has moved since the month before, in words; nothing where that has too few rows."
+    first = (start - timedelta(days=1)).replace(day=1)
+    before = answered(watched, first, start)
+    if len(before) < MIN_ROWS:
+        return []
+    asked = [c for c in watched.reference["columns"] if c in before]
+    found = drift_of(watched, profile(before[asked].assign(**{PREDICTION: before.probability})), rows)
+    moved = found[found.status.isin(["alarm", "warn"])]
+    return _told(moved) or ["Nothing has moved that would matter."]
+
+
+def _told(drift: "pd.DataFrame") -> list[str]:
+    "A sentence for each feature."
+    name = lambda feature: NAMES[feature].capitalize() if feature in NAMES else feature
+    return [f"{name(r.feature)} {r.words}." for r in drift.itertuples()]
 
 # %% ../../nbs/api/63b_monitoring.months.ipynb #monitor-parts
 def _keep(root: str, outcome: Month) -> None:
@@ -286,7 +309,7 @@ def png(fig: "Figure") -> bytes:
     return out.getvalue()
 
 
-def _write_page(outcome: Month, look: Look, rows: "pd.DataFrame") -> None:
+def _write_page(outcome: Month, look: Look, rows: "pd.DataFrame", since: list[str]) -> None:
     "The HTML page of a month."
     found, shown = outcome.performance, lambda v: number(v) if v == v else "–"
     band = lambda e: f"{number(e.value)} ({number(e.low)} to {number(e.high)})" if e else ""
@@ -331,6 +354,9 @@ def _write_page(outcome: Month, look: Look, rows: "pd.DataFrame") -> None:
         else "",
         _slices_html(outcome.slices),
         _service_html(look),
+        f"<h2>Since the month before</h2><ul>{''.join(f'<li>{html.escape(w)}</li>' for w in since)}</ul>"
+        if since
+        else "",
         f"<h2>Pictures</h2><div class='grid'>{''.join(pictures)}</div>",
         "<h2>Every feature</h2>"
         + table_html(
