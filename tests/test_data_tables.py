@@ -15,6 +15,7 @@ from mlworkbench.data.tables import (
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 
@@ -43,6 +44,19 @@ def test_what_is_written_is_read_with_its_types(root):
     write_table(root, "t", df)
     pd.testing.assert_frame_equal(read_table(root, "t"), df, check_dtype=False)
     assert str(read_table(root, "t")["at"].dtype) == "datetime64[us, UTC]"
+
+
+def test_numbers_that_hardly_repeat_are_written_without_a_dictionary(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        {"many": rng.normal(size=5000), "few": rng.integers(0, 9, 5000) * 1.0, "k": ["a", "b"] * 2500}
+    )
+    write_table(str(tmp_path), "t", rows)
+    (file,) = (tmp_path / "t").glob("*.parquet")
+    group = pq.ParquetFile(file).metadata.row_group(0)
+    columns = [group.column(j) for j in range(group.num_columns)]
+    assert {c.path_in_schema for c in columns if c.has_dictionary_page} == {"few", "k"}
+    assert read_table(str(tmp_path), "t").equals(rows)
 
 
 def test_the_same_content_makes_no_new_version(root):

@@ -35,6 +35,7 @@ from mlworkbench.data.tables import (
     scan_table,
     table_version,
     write_table,
+    written_as,
 )
 from ..models.lineage import predictions_table
 from ..models.registry import CHAMPION
@@ -254,6 +255,7 @@ class _Job:
             if self._last() >= number:
                 raise CommitFailedError("the batch is in the table")
             more = {"schema_mode": "merge"} if DeltaTable.is_deltatable(self.url) else {}
+            more |= {"writer_properties": written_as(rows)}
             write_deltalake(self.url, rows, mode="append", commit_properties=once, **more)
         except CommitFailedError as err:
             raise DataError(
