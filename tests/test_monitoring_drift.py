@@ -16,6 +16,7 @@ from mlworkbench.monitoring.drift import (
     np,
     psi,
     quartile_range,
+    stats,
     wasserstein,
 )
 
@@ -119,6 +120,19 @@ def test_numbers_move_as_scipy_says(a, b):
         if quartile_range(then) == quartile_range(then):
             wanted = wasserstein_distance(a, b) / quartile_range(then)
             assert wasserstein(then, now) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_of_many_rows_the_limit_is_within_half_a_percent():
+    for rows in (10_001, 40_000):
+        for x in (0.7, 1.0, 1.4, 1.9):
+            d = x / rows**0.5
+            counts = (
+                np.array([0.5 + d / 2, 0.5 - d / 2]) * 2 * rows,
+                np.array([0.5 - d / 2, 0.5 + d / 2]) * 2 * rows,
+            )
+            found = kolmogorov(*counts)
+            assert found.p == pytest.approx(stats.kstwo.sf(found.effect, rows), rel=0.006)
+            assert found.least == pytest.approx(stats.kstwo.isf(0.05, rows), rel=1e-3)
 
 
 @given(

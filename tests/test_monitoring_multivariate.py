@@ -34,7 +34,7 @@ def test_rows_of_the_same_source_can_not_be_told_apart():
 
 
 def test_a_shift_is_told_by_the_column_that_moved():
-    found = tell_apart(rows(3000, 0), rows(3000, 1, shift=1.0))
+    found = tell_apart(rows(12_000, 0), rows(12_000, 1, shift=1.0))
     assert found.low > 0.7 and next(iter(found.columns)) in ("a", "b")
     assert found.columns["k"] < 0.02
 

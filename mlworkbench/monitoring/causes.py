@@ -64,7 +64,7 @@ def split_by_slices(
     after: "pd.DataFrame",
     values: tuple[np.ndarray, np.ndarray],  # of the rows before and after
     columns: list[str],  # each of which makes slices, numbers in quarters
-) -> "pd.DataFrame":  # a row a slice: column, slice, share_before, share_after, mean_before, mean_after, mix, within; the largest change first
+) -> "pd.DataFrame":  # a row a slice: column, slice, share_before, share_after, mean_before, mean_after, mix, within; those furthest from their share of the change first
     "Each slice's part of the change of the mean."
     import pandas as pd
 
@@ -88,8 +88,9 @@ def split_by_slices(
             told.append([column, f"{column} = {names[k]}", *share[:, k], *mean[:, k], mix, within])
     names = ["column", "slice", "share_before", "share_after", "mean_before", "mean_after", "mix", "within"]
     found = pd.DataFrame(told, columns=names)
-    order = (found.mix + found.within).abs().sort_values(ascending=False, kind="stable").index
-    return found.loc[order].reset_index(drop=True)
+    total = values[1].mean() - values[0].mean()
+    beyond = found.mix + found.within - total * (found.share_before + found.share_after) / 2
+    return found.loc[beyond.abs().sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
 
 # %% ../../nbs/api/68_monitoring.causes.ipynb #causes
 @dataclass(frozen=True)
@@ -339,7 +340,8 @@ def write_explanation(settings: Settings, number: int) -> tuple[Path, str]:
         made, done = Path(place) / "explanation.ipynb", Path(place) / "done.ipynb"
         nbformat.write(nb, made)
         try:
-            papermill.execute_notebook(made, done, cwd=folder, progress_bar=False)
+            quiet = ["--log-level=ERROR"]
+            papermill.execute_notebook(made, done, cwd=folder, progress_bar=False, extra_arguments=quiet)
         except papermill.PapermillExecutionError as err:
             raise DataError(
                 f"Alert {number} could not be explained: {err.ename}: {err.evalue}", alert=number

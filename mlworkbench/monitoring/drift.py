@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from ..core.settings import MonitorSection
 
@@ -86,13 +86,18 @@ class Move:
 
 
 def kolmogorov(reference: np.ndarray, current: np.ndarray, level: float = 0.05) -> Move:
-    "D of the counts in the same bins, with the p-value of the two-sample test (asymptotic, as scipy has it)."
+    """D of the counts in the same bins, with the p-value of the two-sample test: as scipy's asymptotic one, and beyond 10,000 rows by Kolmogorov's limit.
+
+    The limit is taken at D (√n + 0.12 + 0.11 / √n) (Stephens, 1970), within 0.5 % of the exact p above 0.001; the exact one of a million rows takes more than a second.
+    """
     n, m = int(reference.sum()), int(current.sum())
     if not (n and m):
         return Move(float("nan"), 1.0, float("nan"))
     d = float(np.abs(np.cumsum(reference) / n - np.cumsum(current) / m).max())
     rows = max(1, round(n * m / (n + m)))
-    return Move(d, float(np.clip(stats.kstwo.sf(d, rows), 0, 1)), float(stats.kstwo.isf(level, rows)))
+    scale = rows**0.5 + 0.12 + 0.11 / rows**0.5
+    p = special.kolmogorov(d * scale) if rows > 10_000 else np.clip(stats.kstwo.sf(d, rows), 0, 1)
+    return Move(d, float(p), float(special.kolmogi(level) / scale))
 
 
 def quartile_range(column: dict) -> float:

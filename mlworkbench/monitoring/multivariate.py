@@ -69,10 +69,11 @@ def tell_apart(
     sides = _sides(reference, rows, seed)
     x = np.concatenate([_numbers(sides[0], side) for side in sides])
     y = np.repeat([0, 1], [len(side) for side in sides])
-    learns = np.random.default_rng(seed).random(len(y)) < 0.5
+    rng = np.random.default_rng(seed)
+    learns = rng.random(len(y)) < 0.5
     model = HistGradientBoostingClassifier(max_iter=60, random_state=seed).fit(x[learns], y[learns])
     found = auc_interval(y[~learns], model.predict_proba(x[~learns])[:, 1])
-    asked = np.flatnonzero(~learns)[:4000]
+    asked = rng.permutation(np.flatnonzero(~learns))[:4000]
     loss = permutation_importance(
         model, x[asked], y[asked], scoring="roc_auc", n_repeats=2, random_state=seed
     )
