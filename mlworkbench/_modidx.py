@@ -1581,8 +1581,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mlworkbench/monitoring/looks.py'),
                                               'mlworkbench.monitoring.looks._watched': ( 'api/monitoring.looks.html#_watched',
                                                                                          'mlworkbench/monitoring/looks.py'),
-                                              'mlworkbench.monitoring.looks._window': ( 'api/monitoring.looks.html#_window',
-                                                                                        'mlworkbench/monitoring/looks.py'),
                                               'mlworkbench.monitoring.looks.answered': ( 'api/monitoring.looks.html#answered',
                                                                                          'mlworkbench/monitoring/looks.py'),
                                               'mlworkbench.monitoring.looks.column_use': ( 'api/monitoring.looks.html#column_use',

@@ -88,8 +88,8 @@ def split_by_slices(
             told.append([column, f"{column} = {names[k]}", *share[:, k], *mean[:, k], mix, within])
     names = ["column", "slice", "share_before", "share_after", "mean_before", "mean_after", "mix", "within"]
     found = pd.DataFrame(told, columns=names)
-    total = values[1].mean() - values[0].mean()
-    beyond = found.mix + found.within - total * (found.share_before + found.share_after) / 2
+    shared = found.groupby("column").within.transform("sum") * (found.share_before + found.share_after) / 2
+    beyond = found.mix + found.within - shared
     return found.loc[beyond.abs().sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
 
 # %% ../../nbs/api/68_monitoring.causes.ipynb #causes
@@ -181,7 +181,7 @@ def _window_of(settings: Settings, number: int) -> tuple[Watched, Alert, datetim
     start, end = (datetime.fromisoformat(m) for m in (alert.since, max(ends, default=alert.opened)))
     return watched, alert, start, end
 
-
+# %% ../../nbs/api/68_monitoring.causes.ipynb #causes-of
 def _causes(watched: Watched, alert: Alert, start, end, after: "pd.DataFrame") -> Causes:
     import pandas as pd
 
@@ -321,7 +321,7 @@ def explanation_cells(alert: Alert) -> list[tuple[str, str]]:
         ("code", "found.after.describe().round(3)"),
     ]
 
-
+# %% ../../nbs/api/68_monitoring.causes.ipynb #write-notebook
 def write_explanation(settings: Settings, number: int) -> tuple[Path, str]:
     "The executed notebook of the alert, and its findings in words. Raises `DataError`."
     import tempfile

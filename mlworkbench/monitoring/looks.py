@@ -130,14 +130,18 @@ class Look:
         "What is an alarm among that which matters to the model, the gravest first."
         return self.drift[self.drift.status == "alarm"].feature.tolist() if len(self.drift) else []
 
-
+# %% ../../nbs/api/63_monitoring.looks.ipynb #answered
 def answered(watched: Watched, start: datetime, end: datetime) -> "pd.DataFrame":
     """What the version answered in the window, in batches and as a service, a row a prediction.
 
-    Its columns, `at`, `probability`, and `label` and `known_at` where labels are known by now; `request_id` and `seconds` of rows that were served. Raises `DataError`.
+    Its columns, `at`, `probability`, and `label` and `known_at` where labels are known by now; `request_id` and `seconds` of rows that were served. Raises `DataError`, also where the window is turned round.
     """
     import pandas as pd
 
+    if not start < end:
+        raise DataError(
+            f"A window ends after it begins; this one goes from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}."
+        )
     settings, spec = watched.settings, watched.spec
     model, version = watched.predictor.loaded.version.name, watched.predictor.version
     root, parts = settings.resolve(settings.tables.url), []
@@ -157,18 +161,10 @@ def answered(watched: Watched, start: datetime, end: datetime) -> "pd.DataFrame"
         return pd.DataFrame(columns=[spec.key, "at", *spec.columns, "probability", "label", "known_at"])
     return with_labels(settings, model, spec, pd.concat(parts, ignore_index=True), pd.Timestamp(now()))
 
-
+# %% ../../nbs/api/63_monitoring.looks.ipynb #take-look
 def take_look(watched: Watched, start: datetime, end: datetime) -> Look:
-    "Look at the window, with the labels that are known now. Raises `DataError` where it is turned round, `SettingsError`."
-    return look_at(watched, answered(watched, *_window(start, end)), start, end)
-
-
-def _window(start: datetime, end: datetime) -> tuple[datetime, datetime]:
-    if not start < end:
-        raise DataError(
-            f"A window ends after it begins; this one goes from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}."
-        )
-    return start, end
+    "Look at the window, with the labels that are known now. Raises `DataError` or `SettingsError`."
+    return look_at(watched, answered(watched, start, end), start, end)
 
 
 def look_at(watched: Watched, rows: "pd.DataFrame", start: datetime, end: datetime) -> Look:
@@ -183,7 +179,7 @@ def look_at(watched: Watched, rows: "pd.DataFrame", start: datetime, end: dateti
     more = watched.spec.metrics, project_kpis(watched.settings, rows), _service(rows)
     return Look(*about, drift_of(watched, watched.reference, rows), estimated, realised(rows), *more)
 
-
+# %% ../../nbs/api/63_monitoring.looks.ipynb #drift-of
 def drift_of(watched: Watched, reference: dict, rows: "pd.DataFrame") -> "pd.DataFrame":
     "How far the rows are from the reference, see `compare`."
     return compare(reference, profile_rows(rows, reference), watched.settings.monitor, _importance(watched))

@@ -377,7 +377,7 @@ def _write_page(outcome: Month, look: Look, rows: "pd.DataFrame", since: list[st
     ]
     write_file(outcome.report, page(f"{outcome.model} in {outcome.month}", "".join(body)))
 
-
+# %% ../../nbs/api/63b_monitoring.months.ipynb #page-parts
 def _slices_html(slices: "pd.DataFrame") -> str:
     if slices.empty:
         return ""

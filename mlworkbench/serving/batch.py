@@ -254,8 +254,12 @@ class _Job:
         try:
             if self._last() >= number:
                 raise CommitFailedError("the batch is in the table")
-            more = {"schema_mode": "merge"} if DeltaTable.is_deltatable(self.url) else {}
-            more |= {"writer_properties": written_as(rows)}
+            if not DeltaTable.is_deltatable(
+                self.url
+            ):  # a first commit with rows would not look for another's
+                with contextlib.suppress(CommitFailedError, FileExistsError):
+                    DeltaTable.create(self.url, rows.schema, mode="ignore")
+            more = {"schema_mode": "merge", "writer_properties": written_as(rows)}
             write_deltalake(self.url, rows, mode="append", commit_properties=once, **more)
         except CommitFailedError as err:
             raise DataError(
