@@ -101,6 +101,26 @@ def test_rows_of_a_group_count_as_the_group_does():
         compare_auc(labels, a, b, groups=np.zeros(800))
 
 
+def test_errors_by_group_are_those_of_leaving_out_a_group_each():
+    rng = np.random.default_rng(4)
+    day = np.repeat(np.arange(40), 25)
+    labels, a, b = sample(1000, seed=5)
+    a, b = (p + 0.3 * rng.random(40)[day] for p in (a, b))
+    scale = 1 / max(a.max(), b.max())
+    a, b = a * scale, b * scale
+    gains = {"auc": lambda k: roc_auc_score(labels[k], b[k]) - roc_auc_score(labels[k], a[k]),
+             "brier": lambda k: brier_score_loss(labels[k], a[k]) - brier_score_loss(labels[k], b[k])}  # fmt: skip
+    found = {
+        "auc": compare_auc(labels, a, b, groups=day),
+        "brier": compare_losses(labels, a, b, "brier", groups=day),
+    }
+    for name, gain in gains.items():
+        without = np.array([gain(day != d) for d in range(40)])
+        error = np.sqrt(39 / 40 * np.square(without - without.mean()).sum())  # the jackknife's
+        half = {"auc": 1.959964, "brier": 2.022691}[name] * error  # of the normal distribution, of t with 39
+        assert (found[name].high - found[name].low) / 2 == pytest.approx(half, rel=0.05), name
+
+
 def test_intervals_by_group_hold_where_those_by_row_do_not():
     rng, hits = np.random.default_rng(0), {"rows": 0, "groups": 0}
     for _ in range(120):

@@ -141,10 +141,12 @@ def test_the_feature_that_moved_and_the_slice_that_turned_are_named(alarmed):
 def test_the_notebook_has_run_and_an_earlier_one_is_kept(alarmed):
     number = alerts(alarmed, "m")[0].id
     earlier = alarmed.reports / "alerts" / f"m-{number}.ipynb"
-    write_file(earlier, b"somebody's work")
+    others = [earlier, earlier.with_name(f"m-{number}-3.ipynb"), earlier.with_name(f"m-{number}0.ipynb")]
+    for path in others:
+        write_file(path, b"somebody's work")
     made, words = write_explanation(alarmed, number)
     assert "k = y" in words and words.startswith("m version 1")
-    assert made.name == f"m-{number}-2.ipynb" and earlier.read_bytes() == b"somebody's work"
+    assert made.name == f"m-{number}-2.ipynb" and {p.read_bytes() for p in others} == {b"somebody's work"}
     nb = nbformat.read(made, as_version=4)
     outputs = [o for c in nb.cells if c.cell_type == "code" for o in c.outputs]
     assert sum("image/png" in o.get("data", {}) for o in outputs) == 4

@@ -52,3 +52,4 @@ def test_a_fall_beyond_the_limit_is_an_alarm(auc, status):
     reference, limits = {"auc": 0.70}, MonitorSection(auc_drop=0.05)
     assert performance_status({"auc": auc, "labelled": 0.9}, reference, limits) == status
     assert performance_status({"auc": auc, "labelled": 0.7}, reference, limits) == "too few labels"
+    assert performance_status({"auc": auc, "labelled": 0.9}, {}, limits) == "no reference"

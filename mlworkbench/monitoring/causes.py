@@ -7,6 +7,7 @@ __all__ = ['split_change', 'split_by_slices', 'Causes', 'explain', 'features_fig
            'write_explanation']
 
 # %% ../../nbs/api/68_monitoring.causes.ipynb #imports
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -346,9 +347,9 @@ def write_explanation(settings: Settings, number: int) -> tuple[Path, str]:
             raise DataError(
                 f"Alert {number} could not be explained: {err.ename}: {err.evalue}", alert=number
             ) from err
-        name = f"{alert.model}-{number}"
-        taken = sorted(folder.glob(f"{name}*.ipynb"))
-        target = folder / (f"{name}-{len(taken) + 1}.ipynb" if taken else f"{name}.ipynb")
+        ends = itertools.chain([""], (f"-{again}" for again in itertools.count(2)))
+        free = (folder / f"{alert.model}-{number}{end}.ipynb" for end in ends)
+        target = next(path for path in free if not path.exists())
         write_file(target, done.read_bytes())
     ran = nbformat.reads(target.read_text(), as_version=4)
     first = next(c for c in ran.cells if c.cell_type == "code" and c.outputs)

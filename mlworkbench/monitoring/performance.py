@@ -42,7 +42,9 @@ IN = 0.8  # share of the labels that must be in before the realised performance 
 
 
 def performance_status(found: dict[str, float], reference: dict[str, float], limits: MonitorSection) -> str:
-    "ok, alarm, or `too few labels`: the AUC may fall by `auc_drop` below that of the evaluation."
-    if np.isnan(found["auc"]) or found["labelled"] < IN or "auc" not in reference:
+    "ok, alarm, `too few labels` or `no reference`: the AUC may fall by `auc_drop` below that of the evaluation."
+    if "auc" not in reference:
+        return "no reference"
+    if np.isnan(found["auc"]) or found["labelled"] < IN:
         return "too few labels"
     return "alarm" if found["auc"] < reference["auc"] - limits.auc_drop else "ok"

@@ -258,7 +258,8 @@ class _Job:
                 self.url
             ):  # a first commit with rows would not look for another's
                 with contextlib.suppress(CommitFailedError, FileExistsError):
-                    DeltaTable.create(self.url, rows.schema, mode="ignore")
+                    about = CommitProperties(custom_metadata=told)
+                    DeltaTable.create(self.url, rows.schema, mode="ignore", commit_properties=about)
             more = {"schema_mode": "merge", "writer_properties": written_as(rows)}
             write_deltalake(self.url, rows, mode="append", commit_properties=once, **more)
         except CommitFailedError as err:
