@@ -1591,6 +1591,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mlworkbench/monitoring/looks.py'),
                                               'mlworkbench.monitoring.looks.look_at_slices': ( 'api/monitoring.looks.html#look_at_slices',
                                                                                                'mlworkbench/monitoring/looks.py'),
+                                              'mlworkbench.monitoring.looks.profile_before': ( 'api/monitoring.looks.html#profile_before',
+                                                                                               'mlworkbench/monitoring/looks.py'),
                                               'mlworkbench.monitoring.looks.profile_rows': ( 'api/monitoring.looks.html#profile_rows',
                                                                                              'mlworkbench/monitoring/looks.py'),
                                               'mlworkbench.monitoring.looks.project_kpis': ( 'api/monitoring.looks.html#project_kpis',

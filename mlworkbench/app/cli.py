@@ -7,10 +7,12 @@ __all__ = ['main', 'run', 'step', 'status', 'graph', 'runs', 'show', 'diff', 'mo
            'kernels', 'kernels_status', 'kernels_start', 'kernels_stop', 'gc', 'init']
 
 # %% ../../nbs/api/70_app.cli.ipynb #imports
+import contextlib
 import os
 import signal
 import sys
 from dataclasses import replace
+from datetime import UTC
 from pathlib import Path
 
 import click
@@ -259,9 +261,6 @@ def diff(a, b) -> None:
 @click.option("--as-of", type=click.DateTime(), help="Use only labels that were known at this time (UTC).")
 def monitor(model, months, which, as_of) -> None:
     "Compare scored months with what the model learned from, and write a report."
-    import contextlib
-    from datetime import UTC
-
     from mlworkbench.app.console import print_month
     from mlworkbench.core.clock import at
     from mlworkbench.monitoring.months import monitor_month, scored_months

@@ -131,7 +131,9 @@ def compare_losses(
         raise DataError(f"A comparison needs two rows; there are {len(labels)}.")
     a, b = (LOSSES[metric](labels, np.asarray(p, float)) for p in (champion, challenger))
     gain = float((a - b).mean())
-    sums = _by_group((a - b - gain)[None] / len(a), np.arange(len(a)) if groups is None else groups)[0]
+    sums = (a - b - gain) / len(a)
+    if groups is not None:
+        sums = _by_group(sums[None], groups)[0]
     error = math.sqrt(float(np.square(sums).sum()) * len(sums) / (len(sums) - 1))
     half = stats.t.ppf((1 + confidence) / 2, len(sums) - 1) * error
     return Difference(

@@ -190,10 +190,8 @@ def _causes(watched: Watched, alert: Alert, start, end, after: "pd.DataFrame") -
     calibrated = watched.estimator.calibrator if watched.estimator else None
 
     def expected(p: np.ndarray) -> np.ndarray:
-        meant = calibrated(p)
-        return meant * LOSSES["log_loss"](np.ones_like(p), p) + (1 - meant) * LOSSES["log_loss"](
-            np.zeros_like(p), p
-        )
+        of_one, of_zero = (LOSSES["log_loss"](label, p) for label in (1, 0))
+        return calibrated(p) * (of_one - of_zero) + of_zero
 
     def ask(rows: "pd.DataFrame") -> np.ndarray:
         p = np.asarray(watched.predictor(rows), float)

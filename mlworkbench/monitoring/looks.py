@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['USED', 'PREDICTION', 'LABEL', 'NAMES', 'MOST', 'column_use', 'Watched', 'watch_version', 'Look', 'answered',
-           'take_look', 'look_at', 'drift_of', 'profile_rows', 'project_kpis', 'look_at_slices']
+           'take_look', 'look_at', 'drift_of', 'profile_rows', 'profile_before', 'project_kpis', 'look_at_slices']
 
 # %% ../../nbs/api/63_monitoring.looks.ipynb #imports
 import functools
@@ -78,11 +78,8 @@ class Watched:
 def _watched(settings: str, model: str, version: int) -> Watched:
     found = Settings.model_validate_json(settings)
     predictor = open_predictor(found, model, str(version))
-    rows, loaded, spec = (
-        load_holdout(found, predictor.loaded.version),
-        predictor.loaded,
-        predictor.loaded.spec,
-    )
+    loaded, spec = predictor.loaded, predictor.loaded.spec
+    rows = load_holdout(found, loaded.version)
     reference = dict(loaded.features.get("columns", {}))
     if answers := loaded.predictions.get("columns"):
         reference[PREDICTION] = answers["probability"]
@@ -200,6 +197,12 @@ def profile_rows(rows: "pd.DataFrame", reference: dict) -> dict:
     return made
 
 
+def profile_before(watched: Watched, rows: "pd.DataFrame") -> dict:
+    "Profile of answered rows in bins of their own, as a reference that is not the version's."
+    asked = [c for c in watched.reference["columns"] if c in rows]
+    return profile(rows[asked].assign(**{PREDICTION: rows.probability}))
+
+
 def _service(rows: "pd.DataFrame") -> dict[str, float]:
     if "seconds" not in rows or not rows.seconds.notna().any():
         return {}
@@ -259,12 +262,11 @@ def look_at_slices(watched: Watched, rows: "pd.DataFrame") -> "pd.DataFrame":
         if known.label.value_counts().reindex([0, 1]).min() > 1:
             row |= {"auc_high": auc_interval(known.label.to_numpy(), known.probability.to_numpy())[2]}
         if watched.estimator and before.label.nunique() == 2:
-            known = Estimator(before.probability.to_numpy(float), before.label.to_numpy())
-            estimate = known(part.probability.to_numpy(float))["auc"]
+            estimator = Estimator(before.probability.to_numpy(float), before.label.to_numpy())
+            estimate = estimator(part.probability.to_numpy(float))["auc"]
             row |= {"estimated": estimate.value, "low": estimate.low, "high": estimate.high}
         told.append(row)
-        asked = [c for c in watched.reference["columns"] if c in before]
-        then = profile(before[asked].assign(**{PREDICTION: before.probability}))
+        then = profile_before(watched, before)
         profiles[name] = then, profile_rows(part, then)
     columns = ["slice", "rows", "labelled", "mean_probability", "rate"]
     columns += ["estimated", "low", "high", "auc", "auc_high", "reference"]

@@ -21,7 +21,6 @@ import numpy as np
 from ..core.errors import DataError, TableNotFound
 from ..core.settings import Settings
 from ..core.store import write_file
-from ..data.profiles import profile
 from ..data.tables import read_table, write_table
 from ..models.evaluation import BLUE, GREY, ORANGE, calibration_figure, new_axes
 from ..models.lineage import served_table
@@ -36,6 +35,7 @@ from mlworkbench.monitoring.looks import (
     drift_of,
     look_at,
     look_at_slices,
+    profile_before,
     watch_version,
 )
 from .performance import performance_status
@@ -149,8 +149,7 @@ def _since_before(watched: Watched, rows: "pd.DataFrame", start: datetime) -> li
     before = answered(watched, first, start)
     if len(before) < MIN_ROWS:
         return []
-    asked = [c for c in watched.reference["columns"] if c in before]
-    found = drift_of(watched, profile(before[asked].assign(**{PREDICTION: before.probability})), rows)
+    found = drift_of(watched, profile_before(watched, before), rows)
     moved = found[found.status.isin(["alarm", "warn"])]
     return _told(moved) or ["Nothing has moved that would matter."]
 

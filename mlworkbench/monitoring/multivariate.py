@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.errors import DataError
+from ..models.evaluation import auc_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,8 +64,6 @@ def tell_apart(
     "A gradient boosting that learns on one half of the rows which side each is from, judged on the other. Raises `DataError`."
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.inspection import permutation_importance
-
-    from mlworkbench.models.evaluation import auc_interval
 
     sides = _sides(reference, rows, seed)
     x = np.concatenate([_numbers(sides[0], side) for side in sides])
