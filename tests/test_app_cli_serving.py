@@ -62,9 +62,9 @@ def test_rows_are_scored_from_a_file_and_what_was_asked_wrongly_is_said(mlw):
     run, settings = mlw
     (settings.root / "rows.csv").write_text("id,a\n7,0.5\n8,0.1\n")
     code, said = run("score", "m", "--in", "rows.csv", "--out", "scored", "--keep", "id")
-    assert code == 0 and "2 rows by version 1, mean" in said and "in scored@0" in said
+    assert code == 0 and "2 rows by version 1, mean" in said and "in scored@1" in said
     assert (
-        "0 rows by version 1, in scored@0, 2 were there already"
+        "0 rows by version 1, in scored@1, 2 were there already"
         in run("score", "m", "--in", "rows.csv", "--out", "scored", "--keep", "id")[1]
     )
     assert read_table(settings.resolve(settings.tables.url), "scored").id.tolist() == [7, 8]

@@ -5,7 +5,9 @@
 # %% auto #0
 from mlworkbench.data.tables import (
     DataError,
+    append_once,
     dt,
+    last_appended,
     read_table,
     table_version,
     write_table,
@@ -77,6 +79,47 @@ def test_replacing_a_part_leaves_the_rest(root):
     write_table(root, "t", pd.DataFrame({"m": ["2", "2"], "x": [3, 4]}), where="m = '2'")
     assert sorted(read_table(root, "t").x) == [1, 3, 4]
     assert read_table(root, "t", columns=["x"], where="m = '1'").x.tolist() == [1]
+
+
+def part(n):
+    return pa.table({"n": [n]})
+
+
+def test_a_batch_that_another_wrote_between_look_and_write_is_not_written_again(root, monkeypatch):
+    import deltalake
+
+    really, others = deltalake.write_deltalake, [0, 1]
+
+    def meanwhile(*args, **more):
+        if others:
+            number = others.pop(0)
+            with monkeypatch.context() as alone:
+                alone.setattr(deltalake, "write_deltalake", really)
+                append_once(root, "t", part(number), "job", number)
+        really(*args, **more)
+
+    monkeypatch.setattr(deltalake, "write_deltalake", meanwhile)
+    assert not append_once(root, "t", part(0), "job", 0) and not append_once(root, "t", part(1), "job", 1)
+    assert append_once(root, "t", part(2), "job", 2) and last_appended(root, "t", "job") == 2
+    assert sorted(read_table(root, "t").n) == [0, 1, 2]
+
+
+def test_batches_of_other_jobs_and_new_columns_keep_nobody_from_writing(root, monkeypatch):
+    import deltalake
+
+    really, others = deltalake.write_deltalake, ["a", "b"]
+
+    def meanwhile(*args, **more):
+        if others:
+            name = others.pop()
+            with monkeypatch.context() as alone:
+                alone.setattr(deltalake, "write_deltalake", really)
+                append_once(root, "t", part(9).append_column(name, pa.array(["z"])), name, 0)
+        really(*args, **more)
+
+    monkeypatch.setattr(deltalake, "write_deltalake", meanwhile)
+    assert append_once(root, "t", part(0), "job", 0) and last_appended(root, "t", "nobody's") == -1
+    assert sorted(read_table(root, "t").n) == [0, 9, 9]
 
 
 def test_a_part_can_be_written_before_the_table_exists(root):

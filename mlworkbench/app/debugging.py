@@ -156,10 +156,7 @@ def _run_before(kernel: str, scene: Scene) -> None:
 
     client = BlockingKernelClient(connection_file=f"{jupyter_runtime_dir()}/kernel-{kernel}.json")
     client.load_connection_file()
-    client.start_channels()
-    client.hb_channel.time_to_dead = (
-        30.0  # seconds; a busy machine keeps a kernel from its heartbeat for more than one
-    )
+    client.start_channels(hb=False)  # a busy machine keeps a kernel from its heartbeat for seconds
     client.wait_for_ready(timeout=60)
     for source in [f"import os; os.chdir({str(scene.folder)!r})", *scene.before]:
         client.execute_interactive(source, output_hook=lambda message: None)

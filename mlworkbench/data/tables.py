@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TAG', 'TableVersion', 'parse_table', 'table_names', 'table_tags', 'write_beside', 'open_table', 'table_version',
-           'written_as', 'write_table', 'read_table', 'scan_table', 'first_rows']
+           'written_as', 'write_table', 'last_appended', 'append_once', 'read_table', 'scan_table', 'first_rows']
 
 # %% ../../nbs/api/10_data.tables.ipynb #imports
+import contextlib
 import datetime as dt
 import hashlib
 import re
@@ -214,6 +215,59 @@ def write_table(
                     table=name,
                 ) from err
     return table_version(root, name)
+
+# %% ../../nbs/api/10_data.tables.ipynb #once
+def last_appended(root: str, name: str, job: str) -> int:
+    "Number of the last batch of `job` that is in the table; -1 if none is."
+    from deltalake import DeltaTable
+
+    url = f"{root}/{name}"
+    return _last_of(DeltaTable(url), job) if DeltaTable.is_deltatable(url) else -1
+
+
+def _last_of(table: "DeltaTable", job: str) -> int:
+    last = table.transaction_version(job)
+    return -1 if last is None else last
+
+
+def append_once(
+    root: str,
+    name: str,
+    rows: "pa.Table",
+    job: str,  # identity of what writes, the same after a restart
+    number: int,  # of the batch; batches of a job are written in order
+    about: Mapping[str, str] | None = None,  # what the log shall say of it
+) -> bool:
+    "Append a job's batch unless the table has it or a later one; whether it did. Raises `DataError`."
+    from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+    from deltalake.exceptions import CommitFailedError
+
+    parse_table(name)
+    url, told = f"{root}/{name}", {f"mlw.{k}": v for k, v in (about or {}).items()}
+    once = CommitProperties(
+        custom_metadata=told, app_transactions=[Transaction(job, number)], max_commit_retries=200
+    )
+    more = {"mode": "append", "schema_mode": "merge", "writer_properties": written_as(rows)}
+    if not DeltaTable.is_deltatable(url):  # made empty: a first commit would not look for another's batch
+        if "://" not in root:
+            Path(root).mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(CommitFailedError, FileExistsError):
+            about = CommitProperties(custom_metadata=told)
+            DeltaTable.create(url, rows.schema, mode="ignore", commit_properties=about)
+    for _ in range(10):
+        table = DeltaTable(url)
+        if _last_of(table, job) >= number:
+            return False
+        try:
+            write_deltalake(table, rows, commit_properties=once, **more)
+        except CommitFailedError as err:
+            failed = err
+        else:
+            return True
+    raise DataError(
+        f"Table '{name}' was changed by other processes each time when rows were to be added. They were not written; try again.",
+        table=name,
+    ) from failed
 
 # %% ../../nbs/api/10_data.tables.ipynb #read
 def read_table(

@@ -29,13 +29,14 @@ from ..core.store import canonical_json, digest_of
 from ..data.sources import Source, open_source
 from mlworkbench.data.tables import (
     TableVersion,
+    append_once,
+    last_appended,
     open_table,
     parse_table,
     read_table,
     scan_table,
     table_version,
     write_table,
-    written_as,
 )
 from ..models.lineage import predictions_table
 from ..models.registry import CHAMPION
@@ -220,53 +221,18 @@ class _Job:
     "The transactions of one scoring in its result's table."
 
     def __init__(self, settings: Settings, out: str, identity: str, words: str):
-        self.root, self.name, self.identity, self.words = (
-            settings.resolve(settings.tables.url),
-            out,
-            identity,
-            words,
-        )
-        self.url = f"{self.root}/{out}"
-        self.last = self._last()
-
-    def _last(self) -> int:
-        "Number of the last batch that is in the table; -1 if none is."
-        from deltalake import DeltaTable
-
-        if not DeltaTable.is_deltatable(self.url):
-            return -1
-        found = DeltaTable(self.url).transaction_version(self.identity)
-        return -1 if found is None else found
+        self.root, self.name = settings.resolve(settings.tables.url), out
+        self.identity, self.words = identity, words
+        self.last = last_appended(self.root, out, identity)
 
     def write(self, number: int, rows: pa.Table) -> None:
         "Append a batch. Raises `DataError` where somebody else has written it."
-        from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-        from deltalake.exceptions import CommitFailedError
-
-        if "://" not in self.root:
-            Path(self.root).mkdir(parents=True, exist_ok=True)
-        told = {"mlw.source": self.words, "mlw.user": user_name()}
-        once = CommitProperties(
-            custom_metadata=told,
-            app_transactions=[Transaction(self.identity, number)],
-            max_commit_retries=200,
-        )
-        try:
-            if self._last() >= number:
-                raise CommitFailedError("the batch is in the table")
-            if not DeltaTable.is_deltatable(
-                self.url
-            ):  # a first commit with rows would not look for another's
-                with contextlib.suppress(CommitFailedError, FileExistsError):
-                    about = CommitProperties(custom_metadata=told)
-                    DeltaTable.create(self.url, rows.schema, mode="ignore", commit_properties=about)
-            more = {"schema_mode": "merge", "writer_properties": written_as(rows)}
-            write_deltalake(self.url, rows, mode="append", commit_properties=once, **more)
-        except CommitFailedError as err:
+        about = {"source": self.words, "user": user_name()}
+        if not append_once(self.root, self.name, rows, self.identity, number, about):
             raise DataError(
                 f"'{self.name}' gets these rows from another process too, which goes on; this one has stopped at batch {number}.",
                 table=self.name,
-            ) from err
+            )
 
 # %% ../../nbs/api/54_serving.batch.ipynb #window
 def period_bounds(period: str) -> tuple[str, str]:

@@ -27,6 +27,7 @@ import numpy as np
 from ..core.errors import StoreError
 from ..core.settings import Settings
 from ..data.privacy import personal_columns
+from ..data.tables import append_once
 from ..models.lineage import served_table
 from ..models.onnxgraph import Columns
 from .predictor import Batch
@@ -181,16 +182,8 @@ class PredictionLog:
         return rows
 
     def _write(self, rows: "pa.Table", segment: str) -> int:
-        from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-
-        url = f"{self.settings.resolve(self.settings.tables.url)}/{served_table(self.model)}"
-        if "://" not in url:
-            Path(url).parent.mkdir(parents=True, exist_ok=True)
-        if DeltaTable.is_deltatable(url) and DeltaTable(url).transaction_version(segment) is not None:
-            return 0
-        once = CommitProperties(app_transactions=[Transaction(segment, 1)], max_commit_retries=200)
-        write_deltalake(url, rows, mode="append", schema_mode="merge", commit_properties=once)
-        return rows.num_rows
+        root = self.settings.resolve(self.settings.tables.url)
+        return rows.num_rows if append_once(root, served_table(self.model), rows, segment, 1) else 0
 
 
 @contextlib.contextmanager
