@@ -52,8 +52,8 @@ def test_versions_are_listed_with_their_states_and_put_forward(project):
     assert asked.exit_code == 0 and "m version 1 waits for a decision" in asked.output
     lines = [line.split() for line in mlw("models", "m").output.splitlines()[1:] if line.strip()]
     assert [line[:5] for line in lines] == [
-        ["m", "2", "refused", "0.5100", "yes"],
-        ["m", "1", "waiting", "0.8000", "yes"],
+        ["m", "2", "refused", "auc", "0.5100"],
+        ["m", "1", "waiting", "auc", "0.8000"],
     ]
     assert len(mlw("models").output.splitlines()) == 2
 

@@ -12,7 +12,7 @@ from mlworkbench.governance.card import (
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from mlworkbench.governance.approvals import approve
 from mlworkbench.models.registry import ModelSpec, find_version, register_model
@@ -72,6 +72,26 @@ def test_groups_and_tests_of_behaviour_are_shown(project):
     assert card.parts["Is it fair by z?"].startswith("It can't be told")
     assert card.parts["How it must behave"][1] == [["it rises with a", "passed", "0 rows"]]
     assert "```mermaid" in card.markdown() and "<svg" in card.html().decode()
+
+
+def test_a_regression_has_a_card_too(project):
+    rows = ROWS.assign(late=ROWS.a + ROWS.b + np.where(ROWS.k == "<z>", 2, 0.2) * RNG.normal(size=3000))
+    for columns in (["a"], ["a", "b"]):
+        model = LinearRegression().fit(rows[:1500][columns], rows[:1500].late)
+        told = {"r2": 0.5}, {"r2": 0.0}, ["k"], ["k", "z"]
+        spec = ModelSpec(columns, "f", "l", "id", "at", "late", "known", *told, task="regression")
+        version = register_model(model, "m", spec, rows[columns].head(), {}, {}, holdout=rows[1500:])
+        card = make_card(project, version)
+        assert [m[0] for m in card.parts["How good it is"][1]] == ["r2", "rmse", "mae"]
+        titles, worst = card.parts["For whom it is worst"]
+        assert worst[0][0] == "k=<z>"
+        approve(project, "m", "good")
+    assert titles[2:4] == ["r2", "champion"] and card.parts["How good it is"][1][0][-1].startswith("better")
+    titles, slices = card.parts["Where it is wrong more often"]
+    assert titles[2] == "squared error" and slices[0][0] == "k=<z>"
+    titles, groups = card.parts["Is it fair by k?"]
+    assert [g[0] for g in groups] == ["<z>", "x|y"] and float(groups[0][3]) > float(groups[1][3])
+    assert "no column 'z'" in card.parts["Is it fair by z?"]
 
 
 def test_what_was_not_registered_is_said(project):

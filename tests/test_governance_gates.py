@@ -16,6 +16,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression
 
 from mlworkbench.core.errors import ApprovalRefused
@@ -79,6 +80,30 @@ def test_each_gate_passes_and_fails_where_it_should(project):
     }
     assert verdicts(gates(project, latency=1e-6), same) == {"latency": False}
     assert verdicts(gates(project, champion=0.01), register(holdout=None)) == {"champion": False}
+
+
+def regression(columns=("a", "b"), spoil=None):
+    rows = ROWS.assign(late=ROWS.a + 0.6 * ROWS.b + 0.5 * RNG.normal(size=4000))
+    train = rows[:2000]
+    train = train.assign(late=np.where(train.k == spoil, -train.late, train.late))
+    columns = [*columns, "is_x"]
+    model = HistGradientBoostingRegressor(max_iter=30).fit(train[columns], train.late)
+    told = {"metrics": {"r2": 0.8}, "baseline": {"r2": 0.0}, "slices": ["k"], "protected": ["k"]}
+    made = ModelSpec(columns, "f", "l", "id", "at", "late", "known", **told, task="regression")
+    return register_model(model, "m", made, train[columns].head(), {}, {}, holdout=rows[2000:])
+
+
+def test_predicted_numbers_are_judged_by_r2(project):
+    every = {"baseline": 0.2, "champion": 0.01, "slices": 0.05, "latency": 1000.0, "parity": 0.1}
+    assert all(verdicts(gates(project, **every), regression()).values())
+    approve(gates(project), "m", "good")
+    poor = {r.gate: r for r in judge(gates(project, **every), regression(["b"]))}
+    assert not poor["champion"].passed and "r2: worse" in poor["champion"].words
+    assert "R² 0.8000, +0.8000" in poor["baseline"].words and "predicts a number" in poor["parity"].words
+    spoilt = {r.gate: r for r in judge(gates(project, slices=0.05), regression(spoil="y"))}
+    assert "most k=y" in spoilt["slices"].words and "in R²" in spoilt["slices"].words
+    (found,) = judge(gates(project, champion=0.01), register())
+    assert not found.passed and "the champion's task is regression" in found.words
 
 
 def test_groups_size_behaviour_and_card_are_judged(project):

@@ -11,6 +11,8 @@ from mlworkbench.models.comparison import (
     compare_auc,
     compare_by_bootstrap,
     compare_losses,
+    compare_r2,
+    compare_rmse,
     compare_slices,
     delong,
     math,
@@ -22,7 +24,16 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    log_loss,
+    mean_absolute_error,
+    mean_squared_error,
+    r2_score,
+    roc_auc_score,
+    root_mean_squared_error,
+)
 
 
 def sample(n, seed=0, gain=0.4):
@@ -194,3 +205,43 @@ def test_on_different_rows_the_gains_are_the_metrics_differences():
     assert auc.gain == pytest.approx(roc_auc_score(z, q) - roc_auc_score(y, p)) and auc.rows == 1100
     assert loss.gain == pytest.approx(log_loss(y, p) - log_loss(z, q))
     assert brier.gain == pytest.approx(brier_score_loss(y, p) - brier_score_loss(z, q))
+    mse, mae = compare_apart((3 * p, q[: len(p)]), (3 * q, p[0] + q), task="regression")
+    assert mse.gain == pytest.approx(
+        mean_squared_error(3 * p, q[: len(p)]) - mean_squared_error(3 * q, p[0] + q)
+    )
+    assert mae.metric == "mae" and mae.low < mae.gain < mae.high
+
+
+def numbers(n, seed=0, noise=(1.0, 0.9)):
+    rng = np.random.default_rng(seed)
+    y = rng.gamma(2.0, size=n)
+    return y, *(y + s * rng.standard_t(6, size=n) for s in noise)
+
+
+def test_of_numbers_too_the_figures_are_those_of_scikit_learn():
+    y, a, b = numbers(500)
+    found = {d.metric: d for d in compare(y, a, b, task="regression")}
+    own = {"r2": r2_score, "rmse": root_mean_squared_error, "mae": mean_absolute_error}
+    assert list(found) == list(own)
+    for name, metric in own.items():
+        assert found[name].champion == pytest.approx(metric(y, a))
+        assert found[name].challenger == pytest.approx(metric(y, b))
+        assert found[name].gain == pytest.approx((metric(y, b) - metric(y, a)) * (1 if name == "r2" else -1))
+    assert compare_rmse(y, y, y).low == 0
+    with pytest.raises(DataError, match="labels that differ"):
+        compare_r2(np.ones(5), a[:5], b[:5])
+
+
+@pytest.mark.parametrize("gain", [compare_r2, compare_rmse])
+def test_intervals_of_numbers_hold_as_often_as_they_say(gain):
+    true = gain(*numbers(2_000_000, seed=1)).gain
+    found = [gain(*numbers(400, seed=[2, i]), confidence=0.9) for i in range(500)]
+    assert 0.86 < np.mean([d.low <= true <= d.high for d in found]) < 0.94
+
+
+def test_slices_of_numbers_are_judged_by_r2():
+    y, a, b = numbers(4000, noise=(1, 0.5))
+    k = np.where(np.arange(4000) % 2, "fair", "hurt")
+    rows = pd.DataFrame({"y": y, "a": a, "b": np.where(k == "hurt", a + 1, b), "k": k})
+    found = compare_slices(rows, "y", "a", "b", ["k"], task="regression").set_index("value")
+    assert found.verdict.to_dict() == {"hurt": "worse", "fair": "better"}

@@ -13,6 +13,8 @@ from mlworkbench.models.evaluation import (
     metrics_by_slice,
     np,
     per_slice,
+    regression_intervals,
+    regression_metrics,
     roc_figure,
 )
 
@@ -113,3 +115,39 @@ def test_the_threshold_is_the_cheapest_of_all():
         )
     with pytest.raises(DataError, match="costs"):
         best_threshold(np.array([0, 1]), np.array([0.1, 0.2]), -1, 1)
+
+
+def numbers(n, seed=0):
+    rng = np.random.default_rng(seed)
+    asked = rng.gamma(2.0, size=n)
+    return asked + rng.standard_t(6, size=n), asked
+
+
+def test_metrics_of_numbers_equal_their_definitions():
+    y, p = numbers(300)
+    found = regression_metrics(y, p)
+    assert found["rmse"] == pytest.approx(np.sqrt(np.mean((y - p) ** 2)))
+    assert found["mae"] == pytest.approx(np.mean(np.abs(y - p)))
+    assert found["r2"] == pytest.approx(1 - found["rmse"] ** 2 / np.var(y))
+    with pytest.raises(DataError, match="labels that differ"):
+        regression_metrics(np.ones(9), p[:9])
+
+
+def test_intervals_of_numbers_hold_as_often_as_they_say():
+    (y, p), inside = numbers(240_000, seed=1), []
+    whole = regression_metrics(y, p)
+    for i in range(0, len(y), 600):
+        found = regression_intervals(y[i : i + 600], p[i : i + 600], confidence=0.9)
+        inside.append([low <= whole[name] <= high for name, (low, high) in found.items()])
+    assert np.all(np.abs(np.mean(inside, axis=0) - 0.9) < 0.05)
+
+
+def test_slices_and_pictures_of_numbers():
+    y, p = numbers(2000)
+    rows = pd.DataFrame({"k": ["good", "bad"] * 1000, "y": y, "p": p})
+    rows.loc[rows.k == "bad", "p"] += 2
+    found = metrics_by_slice(rows, ["k"], "y", "p", task="regression")
+    assert found.value.tolist() == ["bad", "good"] and (found.r2_low < found.r2).all()
+    assert found.mean_prediction[0] == pytest.approx(found.mean_label[0] + 2, abs=0.2)
+    figure = calibration_figure(y, p, task="regression")
+    assert figure.axes[0].get_xlabel() == "prediction" and figure.axes[0].get_xlim()[1] > 1

@@ -16,7 +16,7 @@ from mlworkbench.models.online import (
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.linear_model import LogisticRegression, SGDClassifier, SGDRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -68,6 +68,17 @@ def test_the_champion_learns_the_new_ways_and_beats_its_old_self(project):
     told = {r.gate: r for r in judge(gated, version)}
     assert told["champion"].passed and "better" in told["champion"].words and told["baseline"].passed
     assert "mlw.onnx" in version.tags and version.tags["mlw.onnx"].startswith("yes")
+
+
+def test_a_regression_learns_more_too(project):
+    rows = made().assign(late=lambda d: 3 * d.a + d.b)
+    model = make_pipeline(StandardScaler(), SGDRegressor(random_state=0)).fit(rows[["a", "b"]], rows.late)
+    spec = ModelSpec(["a", "b"], "f", "l", "id", "at", "late", "known", {"r2": 0.9}, task="regression")
+    register_model(model, "n", spec, rows[["a", "b"]].head(), {}, {}, holdout=rows)
+    approve(project, "n", "first")
+    version = update_champion(project, "n", made(seed=1).assign(late=lambda d: -3 * d.a + d.b))
+    gated = project.model_copy(update={"gates": type(project.gates)(champion=0.01, baseline=0.5)})
+    assert all(r.passed for r in judge(gated, version)) and float(version.tags["metric.r2"]) > 0.9
 
 
 def test_who_learned_nonsense_fails_the_same_gates(project):

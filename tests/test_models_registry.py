@@ -22,9 +22,11 @@ from mlworkbench.models.registry import (
 )
 
 # %% ../nbs/api/31_models.registry.ipynb #test-registry
+from dataclasses import replace
+
 import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 
 ROWS = pd.DataFrame({"a": [0.0, 1.0, 0.2, 0.9], "b": [1.0, 0.0, 1.0, 0.0]})
 SPEC = ModelSpec(["a", "b"], "f", "l", "id", "at", "y", "known", {"auc": 0.7}, {"auc": 0.5})
@@ -125,3 +127,29 @@ def test_views_travel_with_the_model_and_are_loaded_only_when_asked_for(project)
     (view,) = load_views(project, with_views)
     assert view.name == "doubled" and view(pd.DataFrame({"a": [3]})).a.tolist() == [6]
     assert load_version(project, with_views).spec == SPEC
+
+
+def test_a_regression_is_registered_and_answers_numbers(project):
+    y, spec = [0.1, 5.2, 1.0, 4.8], replace(SPEC, task="regression", metrics={"r2": 0.9})
+    answered = {"columns": {"prediction": {}}}
+    model = LinearRegression().fit(ROWS, y)
+    version = register_model(model, "n", spec, ROWS, {"columns": {}}, answered, holdout=ROWS.assign(y=y))
+    loaded = load_version(project, find_version(project, "n", str(version.version)))
+    assert loaded.spec == spec and loaded.answers(ROWS) == pytest.approx(model.predict(ROWS))
+    assert open_onnx(load_onnx(project, version)).answers(ROWS) == pytest.approx(model.predict(ROWS))
+
+
+def test_a_model_that_does_not_what_its_task_says_is_refused(project):
+    said = lambda model, spec, answered: register_model(model, "n", spec, ROWS, {"columns": {}}, answered)
+    numbers, classes = LinearRegression().fit(ROWS, [0, 5, 1, 4]), LogisticRegression()
+    regression = replace(SPEC, task="regression")
+    with pytest.raises(ModelError, match=r"say ModelSpec\(task='regression'\)"):
+        said(numbers, SPEC, {})
+    with pytest.raises(ModelError, match="tells classes apart"):
+        said(classes.fit(ROWS, [0, 1, 0, 1]), regression, {})
+    with pytest.raises(ModelError, match="column 'prediction', not probability"):
+        said(numbers, regression, {"columns": {"probability": {}}})
+    with pytest.raises(ModelError, match="tells 3 classes apart"):
+        said(classes.fit(ROWS, [0, 1, 2, 1]), SPEC, {})
+    with pytest.raises(ModelError, match="a task is classification"):
+        replace(SPEC, task="ranking")

@@ -12,7 +12,7 @@ from mlworkbench.serving.arms import (
 # %% ../nbs/api/56_serving.arms.ipynb #test-arms
 import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from mlworkbench.core.errors import TableNotFound
 from mlworkbench.core.settings import read_settings
@@ -69,6 +69,19 @@ def test_arms_are_compared_once_labels_come(settings, paired):
     assert (told.auc_low < told.auc).all() and told.auc[2] > told.auc[1] + 0.1
     assert told.requests.sum() == len(labels) * (2 if paired else 1) and (told.p50_ms == 1).all()
     assert (told.mean_low < told["mean"]).all() and (told.labels == told.rows).all()
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_arms_of_a_regression_are_compared_by_their_errors(settings, paired):
+    rows = pd.DataFrame({"a": [0.0, 1.0, 0.1, 0.8]})
+    spec = ModelSpec(["a"], "f", "truth", "flight_id", "t", "late", "known_at", task="regression")
+    register_model(LinearRegression().fit(rows, [0, 5, 1, 4]), "m", spec, rows, {}, {})
+    approve(settings, "m", "good")
+    add_labels(settings, "m", serve(settings, paired).assign(late=lambda d: d.late * 1.5))
+    report = arms_report(settings, "m")
+    assert {d.metric for d in report.differences} == ({"r2", "rmse", "mae"} if paired else {"mse", "mae"})
+    told = report.arms.set_index("version")
+    assert report.metrics == ("rmse", "mae") and (told.rmse_low < told.rmse).all()
 
 
 def test_only_what_was_answered_since_then_counts(settings):

@@ -18,7 +18,7 @@ from .cli_data import _example, _require, _settings
 @click.command(epilog=_example("mlw models", "mlw models flights"))
 @click.argument("model", required=False)
 def models(model) -> None:
-    "The versions of MODEL, or the newest ones of each model: state, AUC, where they come from."
+    "The versions of MODEL, or the newest ones of each model: state, AUC or R², where they come from."
     from datetime import datetime
 
     from mlworkbench.app.console import new_console, plain_table
@@ -29,18 +29,19 @@ def models(model) -> None:
     for name in [model] if model else model_names(settings):
         versions = model_versions(settings, name)
         for v in versions if model else [x for x in versions if x.aliases] or versions[:1]:
-            auc, onnx = v.tags.get("metric.auc", ""), v.tags.get("mlw.onnx", "")
+            onnx, metrics = v.tags.get("mlw.onnx", ""), [m for m in ("auc", "r2") if f"metric.{m}" in v.tags]
+            metric = " ".join(f"{m} {v.tags[f'metric.{m}'][:6]}" for m in metrics)
             made = datetime.fromtimestamp(v.created).strftime("%Y-%m-%d %H:%M")
             about = [
                 v.tags.get("mlw.user", ""),
                 f"{v.tags.get('mlw.pipeline', '')} {v.tags.get('mlw.run', '')}".strip(),
             ]
-            rows.append([name, str(v.version), state_of(v), auc[:6], onnx.partition(":")[0], made, *about])
+            rows.append([name, str(v.version), state_of(v), metric, onnx.partition(":")[0], made, *about])
     if not rows:
         click.echo("No model has been registered yet; a pipeline does it, as in: mlw run flights")
         return
     new_console().print(
-        plain_table(["model", "version", "state", "auc", "onnx", "registered", "by", "run"], rows)
+        plain_table(["model", "version", "state", "metric", "onnx", "registered", "by", "run"], rows)
     )
 
 

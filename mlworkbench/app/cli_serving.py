@@ -132,10 +132,18 @@ def report(model, everything, margin) -> None:
         "" if r[name] != r[name] else f"{r[name]:.4f} ({r[f'{name}_low']:.4f} to {r[f'{name}_high']:.4f})"
     )
     rows = [
-        [f"{r['arm']} {r['version']}", f"{r['requests']:,}", f"{r['rows']:,}", span(r, "mean"), f"{r['p50_ms']:.1f} / {r['p95_ms']:.1f}", f"{r['labels']:,}", span(r, "auc"), span(r, "log_loss")]
+        [f"{r['arm']} {r['version']}", f"{r['requests']:,}", f"{r['rows']:,}", span(r, "mean"), f"{r['p50_ms']:.1f} / {r['p95_ms']:.1f}", f"{r['labels']:,}", *(span(r, m) for m in found.metrics)]
         for r in found.arms.to_dict("records")
     ]  # fmt: skip
-    names = [model, "requests", "rows", "mean answer", "ms, p50 / p95", "labels", "auc", "log loss"]
+    names = [
+        model,
+        "requests",
+        "rows",
+        "mean answer",
+        "ms, p50 / p95",
+        "labels",
+        *(m.replace("_", " ") for m in found.metrics),
+    ]
     new_console().print(plain_table(names, rows, right=(1, 2, 5)))
     for line in [d.words(margin) for d in found.differences] or [found.words]:
         click.echo(line)
@@ -236,7 +244,7 @@ def _score_periods(model: str, months: tuple[str, ...], which: str, batch_size: 
         with progress(f"{model} {month}") as tell:
             scored = score_period(_settings(), model, month, which, batch_size, tell)
         click.echo(
-            f"{month}: {scored.rows:,} rows by version {scored.version}, mean probability {scored.mean:.3f}, in {scored.table}."
+            f"{month}: {scored.rows:,} rows by version {scored.version}, mean answer {scored.mean:.3f}, in {scored.table}."
         )
     click.echo(f"Next: mlw monitor {model}")
 

@@ -13,7 +13,7 @@ from ..core.errors import DataError
 from ..core.settings import Settings
 from .gates import GateResult, judge
 from ..models.comparison import compare, compare_slices
-from ..models.evaluation import classification_metrics, metric_intervals, metrics_by_slice
+from ..models.evaluation import TASKS, metrics_by_slice
 from ..models.fairness import fairness
 from ..models.lineage import Lineage, lineage_of, with_predictions
 from mlworkbench.models.registry import (
@@ -81,7 +81,8 @@ def make_card(
     if rows is None:
         parts["How good it is"] = "No hold-out rows were registered with it, so nothing can be measured here."
     else:
-        usable = old if old and not set(old.spec.columns) - set(rows.columns) else None
+        fits = old and old.spec.task == new.spec.task
+        usable = old if fits and not set(old.spec.columns) - set(rows.columns) else None
         parts |= _measured(new, usable, rows)
         parts |= _people(new, rows)
     parts["How it must behave"] = _behaviour(new)
@@ -97,20 +98,30 @@ def make_card(
 def _people(new: LoadedModel, rows) -> dict[str, Table | str]:
     "Where it is worse than elsewhere, among slices that nobody named; and how the groups of protected columns fare."
     spec, made = new.spec, {}
-    labels, told = rows[spec.label].to_numpy(), new.probabilities(rows)
+    labels, told, loss = rows[spec.label].to_numpy(), new.answers(rows), TASKS[spec.task].loss
     found = worst_slices(
         rows,
         [c for c in {**dict.fromkeys(spec.slices), **dict.fromkeys(spec.columns)} if c in rows],
         labels,
         told,
+        loss=loss,
     )
     shown = [
         [s.slice, f"{s.rows:,}", number(s.loss), number(s.elsewhere), f"{s.p:.1g}"]
         for s in found.head(6).itertuples()
     ]
-    titles = ["slice", "rows", "log loss", "elsewhere", "p, of all that were looked at"]
+    titles = [
+        "slice",
+        "rows",
+        {"mse": "squared error"}.get(loss, "log loss"),
+        "elsewhere",
+        "p, of all that were looked at",
+    ]
     made["Where it is wrong more often"] = (titles, shown) if shown else "No slice of the columns stands out."
     for column in spec.protected:
+        if spec.task == "regression":
+            made |= {f"Is it fair by {column}?": _errors_by_group(labels, told, rows, column)}
+            continue
         try:
             fair = fairness(labels, told, rows[column], spec.threshold)
         except (DataError, KeyError) as err:
@@ -155,6 +166,18 @@ def _people(new: LoadedModel, rows) -> dict[str, Table | str]:
     return made
 
 
+def _errors_by_group(labels, told, rows, column: str) -> Table | str:
+    "How a regression errs in each group of a protected column."
+    if column not in rows:
+        return f"It can't be told: the hold-out has no column '{column}'."
+    errors = (told - labels).astype(float)
+    by = rows.assign(_error=errors, _absolute=abs(errors)).groupby(column, observed=True)
+    lines = [
+        [str(name), f"{len(g):,}", f"{g._error.mean():+.4g}", number(g._absolute.mean())] for name, g in by
+    ]
+    return ["group", "rows", "mean error (above 0: too high)", "mean absolute error"], lines
+
+
 def _behaviour(new: LoadedModel) -> Table | str:
     if not new.spec.behaviour:
         return "No tests were registered with it."
@@ -167,8 +190,9 @@ def _measured(new: LoadedModel, old: LoadedModel | None, rows) -> dict[str, Tabl
     "Metrics and slices."
     spec = new.spec
     labels = rows[spec.label].to_numpy()
-    rows = rows.assign(_new=new.probabilities(rows))
-    values, ends = classification_metrics(labels, rows._new), metric_intervals(labels, rows._new)
+    task = TASKS[spec.task]
+    rows = rows.assign(_new=new.answers(rows))
+    values, ends = task.metrics(labels, rows._new), task.intervals(labels, rows._new)
     told = {
         n: [n.replace("_", " "), number(v), f"{ends[n][0]:.4f} to {ends[n][1]:.4f}"]
         for n, v in values.items()
@@ -178,27 +202,28 @@ def _measured(new: LoadedModel, old: LoadedModel | None, rows) -> dict[str, Tabl
         row.append(number(spec.baseline.get(name)) or "–")
     by = [c for c in spec.slices if c in rows]
     if old is None:
-        slices = metrics_by_slice(rows, by, spec.label, "_new")
+        slices = metrics_by_slice(rows, by, spec.label, "_new", task=spec.task)
+        of = lambda s, end="": getattr(s, task.chief + end)
         shown = [
             [
                 f"{s.column}={s.value}",
                 f"{s.rows:,}",
-                f"{s.auc:.4f} ({s.auc_low:.3f} to {s.auc_high:.3f})",
-                number(s.rate),
-                number(s.mean_probability),
+                f"{of(s):.4f} ({of(s, '_low'):.3f} to {of(s, '_high'):.3f})",
+                *(number(getattr(s, mean)) for mean in task.means),
             ]
             for s in slices.head(8).itertuples()
         ]
-        worst = (["slice", "rows", "auc, 95 % interval", "rate", "mean probability"], shown)
+        means = [mean.replace("_", " ") for mean in task.means]
+        worst = (["slice", "rows", f"{task.chief}, 95 % interval", *means], shown)
     else:
-        rows = rows.assign(_old=old.probabilities(rows))
-        for found in compare(labels, rows._old.to_numpy(), rows._new.to_numpy()):
+        rows = rows.assign(_old=old.answers(rows))
+        for found in compare(labels, rows._old.to_numpy(), rows._new.to_numpy(), task=spec.task):
             told[found.metric] += [
                 number(found.champion),
                 f"{found.verdict(0.005)} ({found.low:+.4f} to {found.high:+.4f})",
             ]
         titles += [f"champion ({old.version.version})", "gain, and its 95 % interval"]
-        slices = compare_slices(rows, spec.label, "_old", "_new", by)
+        slices = compare_slices(rows, spec.label, "_old", "_new", by, task=spec.task)
         shown = [
             [
                 f"{s.column}={s.value}",
@@ -209,7 +234,7 @@ def _measured(new: LoadedModel, old: LoadedModel | None, rows) -> dict[str, Tabl
             ]
             for s in slices.head(8).itertuples()
         ]
-        worst = (["slice", "rows", "auc", "champion", "gain, and its interval"], shown)
+        worst = (["slice", "rows", task.chief, "champion", "gain, and its interval"], shown)
     return {
         "How good it is": (titles, list(told.values())),
         "For whom it is worst": worst if shown else "No slices were named, or all are too small.",

@@ -16,9 +16,11 @@ from statistics import median
 from ..core.errors import ContractBroken, DataError, WorkbenchError
 from ..core.settings import Settings
 from ..data.checks import check_table, contract_path
-from ..models.comparison import compare_auc, compare_slices
+from ..models.comparison import compare_slices
+from ..models.evaluation import TASKS
 from ..models.fairness import fairness
 from ..models.lineage import lineage_of
+from ..models.onnxgraph import answers
 from mlworkbench.models.registry import (
     CHAMPION,
     LoadedModel,
@@ -46,20 +48,24 @@ def refusals(results: list[GateResult]) -> list[str]:
     return [f"{r.gate}: {r.words}" for r in results if r.hard and not r.passed]
 
 # %% ../../nbs/api/41_governance.gates.ipynb #gates
+_NAMES = {"auc": "AUC", "r2": "R²"}
+
+
 def _baseline(settings: Settings, new: LoadedModel) -> tuple[bool, str]:
-    own, bare = new.spec.metrics.get("auc"), new.spec.baseline.get("auc")
+    name = TASKS[new.spec.task].chief
+    own, bare, name = new.spec.metrics.get(name), new.spec.baseline.get(name), _NAMES[name]
     if own is None or bare is None:
-        return False, "the version was registered without the AUC of model and baseline"
+        return False, f"the version was registered without the {name} of model and baseline"
     wanted = settings.gates.baseline
-    return own - bare >= wanted, f"AUC {own:.4f}, {own - bare:+.4f} against the baseline; wanted {wanted:+g}"
-
-
-def _probabilities(new: LoadedModel, old: LoadedModel, rows):
-    "Hold-out rows with the probabilities of both models."
-    return rows.assign(
-        _new=new.probabilities(rows),
-        _old=old.probabilities(rows),
+    return (
+        own - bare >= wanted,
+        f"{name} {own:.4f}, {own - bare:+.4f} against the baseline; wanted {wanted:+g}",
     )
+
+
+def _answers(new: LoadedModel, old: LoadedModel, rows):
+    "Hold-out rows with what both models answer."
+    return rows.assign(_new=new.answers(rows), _old=old.answers(rows))
 
 
 def _champion(settings: Settings, new: LoadedModel, old: LoadedModel | None, rows) -> tuple[bool, str]:
@@ -67,8 +73,10 @@ def _champion(settings: Settings, new: LoadedModel, old: LoadedModel | None, row
         return True, "there is no champion yet"
     if missing := sorted(set(old.spec.columns) - set(rows.columns)):
         return False, f"the hold-out lacks the champion's columns {', '.join(missing)}"
-    both = _probabilities(new, old, rows)
-    found = compare_auc(both[new.spec.label].to_numpy(), both._old.to_numpy(), both._new.to_numpy())
+    if old.spec.task != new.spec.task:
+        return False, f"the champion's task is {old.spec.task}, this one's is {new.spec.task}"
+    both, gain = _answers(new, old, rows), TASKS[new.spec.task].gain
+    found = gain(both[new.spec.label].to_numpy(), both._old.to_numpy(), both._new.to_numpy())
     return found.verdict(settings.gates.champion) in ("better", "no worse"), found.words(
         settings.gates.champion
     )
@@ -78,14 +86,14 @@ def _slices(settings: Settings, new: LoadedModel, old: LoadedModel | None, rows)
     if old is None:
         return True, "there is no champion yet"
     by = [c for c in new.spec.slices if c in rows]
-    found = compare_slices(_probabilities(new, old, rows), new.spec.label, "_old", "_new", by)
+    found = compare_slices(_answers(new, old, rows), new.spec.label, "_old", "_new", by, task=new.spec.task)
     worse = found[found.high < -settings.gates.slices]
     if worse.empty:
         return True, f"none of {len(found)} slices is surely worse by more than {settings.gates.slices:g}"
     first = worse.iloc[0]
     return (
         False,
-        f"{len(worse)} of {len(found)} slices are worse, most {first.column}={first.value}: {first.gain:+.4f} in AUC, of {first.rows:,} rows",
+        f"{len(worse)} of {len(found)} slices are worse, most {first.column}={first.value}: {first.gain:+.4f} in {_NAMES[TASKS[new.spec.task].chief]}, of {first.rows:,} rows",
     )
 
 
@@ -93,7 +101,7 @@ def _latency(settings: Settings, new: LoadedModel, rows) -> tuple[bool, str]:
     columns, seconds = rows[new.spec.columns], []
     for i in range(min(len(rows), 50)):
         began = time.perf_counter()
-        new.model.predict_proba(columns.iloc[[i]])
+        answers(new.model, columns.iloc[[i]])
         seconds.append(time.perf_counter() - began)
     taken = median(seconds[1:] or seconds) * 1000
     return (
@@ -116,11 +124,13 @@ _GAPS = {"parity": "demographic_parity", "opportunity": "equal_opportunity", "ca
 
 def _fair(settings: Settings, name: str, new: LoadedModel, rows) -> tuple[bool, str]:
     spec, bound = new.spec, getattr(settings.gates, name)
+    if spec.task == "regression":
+        return True, "it is about probabilities, and this model predicts a number"
     if not spec.protected:
         return False, "no protected columns were named: ModelSpec(protected=[…])"
     if missing := [c for c in spec.protected if c not in rows]:
         return False, f"the hold-out lacks the protected columns {', '.join(missing)}"
-    told = new.probabilities(rows)
+    told = new.answers(rows)
     try:
         gaps = {
             c: fairness(rows[spec.label].to_numpy(), told, rows[c], spec.threshold).gaps[_GAPS[name]]

@@ -17,7 +17,8 @@ from ..core.settings import Settings
 from ..data.profiles import profile
 from ..data.splits import between
 from ..data.tables import read_table
-from .evaluation import classification_metrics
+from .evaluation import TASKS
+from .onnxgraph import answers
 from .registry import ModelVersion, find_version, load_version, load_views, register_model
 from ..pipeline.tracking import mlflow_client
 
@@ -37,7 +38,7 @@ def learn_more(
     last = steps[-1][1]
     if not hasattr(last, "partial_fit"):
         raise ModelError(
-            f"{type(last).__name__} can't learn more: it has no partial_fit. Models that can: SGDClassifier, MLPClassifier, GaussianNB; "
+            f"{type(last).__name__} can't learn more: it has no partial_fit. Models that can: SGDClassifier, SGDRegressor, MLPClassifier, GaussianNB; "
             "others are trained anew, with mlw run.",
         )
     values = made[:-1].transform(rows) if len(steps) > 1 else rows
@@ -64,18 +65,18 @@ def update_champion(
     fresh, kept = rows[:cut], rows[cut:]
     if not len(fresh) or kept[spec.label].nunique() < 2:
         raise DataError(
-            f"{len(rows)} rows are too few to learn from some and to judge by both classes of the others."
+            f"{len(rows)} rows are too few to learn from some and to judge by the others, whose labels must differ."
         )
     model = learn_more(current.model, fresh[spec.columns], fresh[spec.label])
-    told = model.predict_proba(kept[spec.columns])[:, 1]
-    rate = np.full(len(kept), fresh[spec.label].mean())  # what one knows without a model
+    told, metrics = answers(model, kept[spec.columns]), TASKS[spec.task].metrics
+    mean = np.full(len(kept), fresh[spec.label].mean())  # what one knows without a model
     spec = replace(
         spec,
-        metrics=classification_metrics(kept[spec.label], told),
-        baseline=classification_metrics(kept[spec.label], rate),
+        metrics=metrics(kept[spec.label], told),
+        baseline=metrics(kept[spec.label], mean),
         behaviour=[],  # those tests were the champion's
     )
-    reference, made = profile(fresh[spec.columns]), profile(kept.assign(probability=told)[["probability"]])
+    reference, made = profile(fresh[spec.columns]), profile(kept.assign(**{spec.answer: told})[[spec.answer]])
     views, holdout = load_views(settings, current.version), kept[[*spec.columns, spec.label]]
     version = register_model(model, name, spec, fresh[spec.columns].head(), reference, made, views, holdout)
     client = mlflow_client(settings)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from ..core.errors import ModelError, ModelNotFound, NotPortable, did_you_mean
 from ..core.settings import Settings, user_name
 from ..data.views import read_views, views_bytes
+from .onnxgraph import answers
 from .portable import open_onnx, portable_model, write_folder
 from ..pipeline.formats import SAFE_TYPES
 from ..pipeline.run import read_manifest
@@ -49,7 +50,7 @@ class ModelSpec:
     labels: str  # table with the answers that have come
     key: str  # column of both that names a row
     time: str  # column of the features: when the question is asked
-    label: str  # 0/1 column of the labels
+    label: str  # column of the labels: 0/1, or a number for a regression
     known_at: str  # column of the labels: when the answer was known
     metrics: dict[str, float] = field(default_factory=dict)  # on the hold-out
     baseline: dict[str, float] = field(default_factory=dict)
@@ -61,6 +62,19 @@ class ModelSpec:
     )  # what became of tests of behaviour, see `models.behaviour`
     purpose: str = ""  # what it is for, for the model card
     limits: str = ""  # where it does not hold
+    task: str = "classification"  # or regression
+
+    def __post_init__(self) -> None:
+        "Raise `ModelError` for a task that there is not."
+        if self.task not in ("classification", "regression"):
+            raise ModelError(
+                f"ModelSpec(task='{self.task}'): a task is classification (of two classes) or regression."
+            )
+
+    @property
+    def answer(self) -> str:
+        "Name of the column that holds what it answers."
+        return "prediction" if self.task == "regression" else "probability"
 
 
 @dataclass(frozen=True)
@@ -80,17 +94,18 @@ class ModelVersion:
 
 # %% ../../nbs/api/31_models.registry.ipynb #register
 def register_model(
-    model,  # a fitted scikit-learn classifier or pipeline
+    model,  # a fitted scikit-learn classifier of two classes, or a regression; or a pipeline that ends in one
     name: str,
     spec: ModelSpec,
     example: "pd.DataFrame",  # a few rows, shape (n, len(spec.columns))
     features: dict,  # profile of the training rows
-    predictions: dict,  # profile of the column `probability` on the hold-out
+    predictions: dict,  # profile of what it answers on the hold-out, the column `probability`, or `prediction` of a regression
     views: "Iterable[FeatureView]" = (),  # that its features come from
     holdout: "pd.DataFrame | None" = None,  # rows that it never saw, with the label: gates compare models on them
 ) -> ModelVersion:
-    "New version of `name`, with the alias `challenger`; nothing of the values of personal columns goes with it."
+    "New version of `name`, with the alias `challenger`; nothing of the values of personal columns goes with it. Raises `ModelError` where model and `spec.task` do not fit."
     ctx = context()
+    _require_task(model, spec, predictions)
     features = features | {
         "columns": {c: p for c, p in features.get("columns", {}).items() if c not in ctx.personal}
     }
@@ -125,7 +140,7 @@ def register_model(
         info = mlflow.sklearn.log_model(
             model,
             name="model",
-            signature=infer_signature(example, model.predict_proba(example)[:, 1]),
+            signature=infer_signature(example, answers(model, example)),
             input_example=None if set(ctx.personal).intersection(example.columns) else example,
             registered_model_name=name,
             extra_files=[str(p) for p in Path(folder).iterdir()],
@@ -140,6 +155,22 @@ def register_model(
     return ModelVersion(name, version, (CHALLENGER,))
 
 # %% ../../nbs/api/31_models.registry.ipynb #register-parts
+def _require_task(model, spec: ModelSpec, predictions: dict) -> None:
+    "Raise `ModelError` where the model does not answer what the task says."
+    name, classes = type(model).__name__, getattr(model, "classes_", None)
+    if spec.task == "regression" and classes is not None:
+        raise ModelError(f"{name} tells classes apart; leave out ModelSpec(task='regression').")
+    if spec.task == "classification" and not hasattr(model, "predict_proba"):
+        hint = "" if classes is not None else " If it predicts a number, say ModelSpec(task='regression')."
+        raise ModelError(f"{name} gives no probabilities (predict_proba).{hint}")
+    if spec.task == "classification" and classes is not None and len(classes) != 2:
+        raise ModelError(f"{name} tells {len(classes)} classes apart; registered models tell two apart.")
+    if (columns := predictions.get("columns")) and spec.answer not in columns:
+        raise ModelError(
+            f"The profile of the answers must be of a column '{spec.answer}', not {', '.join(columns)}."
+        )
+
+
 def _serialization(model) -> dict:
     "Arguments that save the model with skops, or as a pickle where skops can't hold it safely."
     from skops import io as sio
@@ -256,11 +287,11 @@ class LoadedModel:
     model: object
     spec: ModelSpec
     features: dict  # profile of the training rows
-    predictions: dict  # profile of the probabilities on the hold-out
+    predictions: dict  # profile of its answers on the hold-out
 
-    def probabilities(self, rows: "pd.DataFrame") -> "np.ndarray":
-        "Probability of class 1 for each of `rows`, which have the model's columns; shape (n_rows,)."
-        return self.model.predict_proba(rows[self.spec.columns])[:, 1]
+    def answers(self, rows: "pd.DataFrame") -> "np.ndarray":
+        "Probability of class 1, or prediction, for each of `rows`, which have the model's columns; shape (n_rows,)."
+        return answers(self.model, rows[self.spec.columns])
 
 
 def version_folder(settings: Settings, version: ModelVersion) -> Path:

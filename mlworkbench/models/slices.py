@@ -42,22 +42,19 @@ def coded(
 def worst_slices(
     rows: "pd.DataFrame",  # shape (n_rows, …)
     columns: Sequence[str],  # whose values make slices, alone and in pairs
-    labels: np.ndarray,  # 0/1, shape (n_rows,)
-    probabilities: np.ndarray,  # of class 1, shape (n_rows,)
+    labels: np.ndarray,  # 0/1, or numbers, shape (n_rows,)
+    answers: np.ndarray,  # probabilities of class 1, or predictions, shape (n_rows,)
     min_rows: int = 200,  # of a slice, and outside of it
     effect: float = 0.1,  # standard deviations of the loss
     rate: float = 0.05,  # of false discoveries
-) -> (
-    "pd.DataFrame"
-):  # a row a slice: slice, rows, loss, elsewhere (both nats), effect, p (corrected); largest effect first
-    "Slices whose log loss is larger than elsewhere. Raises `DataError`."
+    loss: str = "log_loss",  # of a row, see `models.comparison.LOSSES`
+) -> "pd.DataFrame":  # a row a slice: slice, rows, loss, elsewhere (log loss in nats), effect, p (corrected); largest effect first
+    "Slices whose loss is larger than elsewhere. Raises `DataError`."
     import pandas as pd
 
-    if len(rows) != len(labels) or len(rows) != len(probabilities):
-        raise DataError(
-            f"There are {len(rows)} rows, {len(labels)} labels and {len(probabilities)} probabilities."
-        )
-    losses = LOSSES["log_loss"](np.asarray(labels), np.asarray(probabilities, float))
+    if len(rows) != len(labels) or len(rows) != len(answers):
+        raise DataError(f"There are {len(rows)} rows, {len(labels)} labels and {len(answers)} answers.")
+    losses = LOSSES[loss](np.asarray(labels), np.asarray(answers, float))
     found = list(_slices(rows, columns, losses, min_rows))
     told = pd.DataFrame(found, columns=["parts", "slice", "rows", "loss", "elsewhere", "effect", "p"])
     if told.empty:

@@ -15,7 +15,8 @@ import numpy as np
 from ..core.errors import DataError
 from ..core.settings import Settings
 from ..models.comparison import Difference, compare, compare_apart
-from ..models.evaluation import metric_intervals
+from ..models.evaluation import TASKS
+from ..models.registry import find_version, version_spec
 from .labels import labelled
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class ArmsReport:
     arms: "pd.DataFrame"  # a row an arm
     differences: list[Difference]  # champion against the other arm; empty until labels say something
     words: str  # why there are none
+    metrics: tuple[str, str] = ("auc", "log_loss")  # that `arms` has, with their intervals
 
 
 def arms_report(settings: Settings, model: str, since: float = 0.0, confidence: float = 0.95) -> ArmsReport:
@@ -39,13 +41,16 @@ def arms_report(settings: Settings, model: str, since: float = 0.0, confidence: 
     rows = labelled(settings, model, f"\"at\" >= TIMESTAMP '{moment}'" if since else None)
     if not len(rows):
         raise DataError(f"Nothing that '{model}' answered since then is in the table yet.", model=model)
-    arms = pd.DataFrame(
-        [_arm(*key, part, confidence) for key, part in rows.groupby(["arm", "model_version"])]
-    )
-    return ArmsReport(arms, *_differences(rows, confidence))
+    task = version_spec(settings, find_version(settings, model)).task
+    metrics = ("rmse", "mae") if task == "regression" else ("auc", "log_loss")
+    found = rows.groupby(["arm", "model_version"])
+    arms = pd.DataFrame([_arm(*key, part, confidence, task, metrics) for key, part in found])
+    return ArmsReport(arms, *_differences(rows, confidence, task), metrics)
 
 
-def _arm(arm: str, version: int, part: "pd.DataFrame", confidence: float) -> dict:
+def _arm(
+    arm: str, version: int, part: "pd.DataFrame", confidence: float, task: str, metrics: tuple[str, str]
+) -> dict:
     "One line of the report; half-widths are of the normal distribution over rows."
     from scipy.stats import norm
 
@@ -59,35 +64,37 @@ def _arm(arm: str, version: int, part: "pd.DataFrame", confidence: float) -> dic
         "labels": int(part.label.notna().sum()),
     }
     known = part.dropna(subset=["label"])
-    nothing = dict.fromkeys(("auc", "log_loss"), (np.nan, np.nan))
-    intervals = metric_intervals(known.label, known.prediction, confidence) if _enough(known) else nothing
-    for name in ("auc", "log_loss"):
+    intervals = dict.fromkeys(metrics, (np.nan, np.nan))
+    if _enough(known, task):
+        intervals = TASKS[task].intervals(known.label, known.prediction, confidence)
+    for name in metrics:
         low, high = intervals[name]
         told |= {name: (low + high) / 2, f"{name}_low": low, f"{name}_high": high}
     return told
 
 
-def _enough(known: "pd.DataFrame") -> bool:
+def _enough(known: "pd.DataFrame", task: str) -> bool:
+    if task == "regression":
+        return known.label.nunique() > 1
     return known.label.isin([0, 1]).all() and min((known.label == 0).sum(), (known.label == 1).sum()) > 1
 
 
-def _differences(rows: "pd.DataFrame", confidence: float) -> tuple[list[Difference], str]:
+def _differences(rows: "pd.DataFrame", confidence: float, task: str) -> tuple[list[Difference], str]:
     known = rows.dropna(subset=["label"])
-    arms = {name: part for name, part in known.groupby("arm") if _enough(part)}
+    arms = {name: part for name, part in known.groupby("arm") if _enough(part, task)}
     if "champion" not in arms or len(arms) < 2:
-        return (
-            [],
-            "Labels say nothing of the difference yet: it takes two of each class in each arm (mlw labels add).",
-        )
+        takes = "two that differ" if task == "regression" else "two of each class"
+        return [], f"Labels say nothing of the difference yet: it takes {takes} in each arm (mlw labels add)."
     if "shadow" in arms:
         both = arms["champion"].merge(arms["shadow"], on=["request_id", "row"], suffixes=("", "_shadow"))
-        if _enough(both):
+        if _enough(both, task):
             return compare(
                 both.label.to_numpy(),
                 both.prediction.to_numpy(),
                 both.prediction_shadow.to_numpy(),
                 confidence,
+                task,
             ), ""
     other = arms.get("challenger", arms.get("shadow"))
     sides = [(p.label.to_numpy(), p.prediction.to_numpy()) for p in (arms["champion"], other)]
-    return compare_apart(*sides, confidence), ""
+    return compare_apart(*sides, confidence, task), ""

@@ -268,7 +268,7 @@ def score_period(
     spec, version, root = predictor.loaded.spec, predictor.version, settings.resolve(settings.tables.url)
     keep, own = (
         list(dict.fromkeys([spec.key, spec.time, *spec.columns])),
-        ("month", "asked_day", "probability"),
+        ("month", "asked_day", spec.answer),
     )
     if taken := [c for c in keep if c in (*own, *ADDED)]:
         raise DataError(
@@ -296,7 +296,7 @@ def score_period(
             made = part.append_column("month", pc.utf8_slice_codeunits(day, 0, 7)).append_column(
                 "asked_day", day
             )
-            made = _with(made, "probability", answers, model_version=version, scored_at=now())
+            made = _with(made, spec.answer, answers, model_version=version, scored_at=now())
             yield from made.to_batches()
 
     made = batches()

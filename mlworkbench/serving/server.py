@@ -366,7 +366,8 @@ def _headers(identity: str, recorded: bool) -> list[tuple[bytes, bytes]]:
 def _told(asked: _Asked, arm: Arm, identity: str | None, answers: np.ndarray) -> bytes:
     "The answer's body; without an identity, it is not recorded."
     if asked.kind == "infer":
-        return _json(to_v2(asked.served.name, arm.version, identity, answers, "probability"))
+        output = arm.predictor.loaded.spec.answer
+        return _json(to_v2(asked.served.name, arm.version, identity, answers, output))
     made = {"predictions": np.ascontiguousarray(answers)}
     if asked.kind == "predict":
         made |= {"model": asked.served.name, "version": arm.version, "request_id": identity}
@@ -554,7 +555,8 @@ def _look_at_model(service: Service, caller: Caller, found: re.Match) -> tuple[i
         "platform": "onnx" if arm.predictor.is_graph else "sklearn",
     }
     told["inputs"] = [{"name": c, "datatype": kinds[k], "shape": [-1]} for c, k in types.items()]
-    told["outputs"] = [{"name": "probability", "datatype": "FP64", "shape": [-1]}]
+    output = arm.predictor.loaded.spec.answer
+    told["outputs"] = [{"name": output, "datatype": "FP64", "shape": [-1]}]
     return 200, JSON, _json(told)
 
 # %% ../../nbs/api/53b_serving.server.ipynb #serve
