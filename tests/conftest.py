@@ -21,6 +21,10 @@ os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="mlw-test-")
 atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)
 os.environ["MLW_KERNELS_PRELOAD"] = "numpy"
 
+if count := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    # Tests at once share the processors: OpenMP's threads spin while they wait for one that another test keeps from running.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+
 
 HOME = Path(tempfile.mkdtemp(prefix="mlw-home-")).resolve()
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)

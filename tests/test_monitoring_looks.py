@@ -176,7 +176,17 @@ def test_slices_have_estimates_and_drift_of_their_own(watched):
     assert set(found.index) == {"side = east", "side = west"}
     assert "a" in found.moved["side = east"] and found.moved["side = west"] == ""
     assert found.low["side = west"] < found.reference["side = west"] < found.high["side = west"]
+    fallen = {"side = east": False, "side = west": True}  # whose answers are other rows' now
+    assert found.fallen.to_dict() == fallen and found.q["side = west"] < 0.01 < found.q["side = east"]
     assert look_at_slices(watched, rows.head(50)).empty
+
+
+def test_what_moved_since_the_window_before_is_told_apart_from_what_moved_since_training(watched):
+    week = lambda k: (BEGIN + timedelta(days=7 * k), BEGIN + timedelta(days=7 * k + 7))
+    first, jump, after = (take_look(watched, *week(k)) for k in (0, 5, 6))
+    assert first.change.empty and "a" in first.drift.feature.tolist()
+    moved = lambda look: set(look.change[look.change.status == "alarm"].feature)
+    assert moved(jump) == {"a", PREDICTION} and moved(after) == set() and "a" in after.moved
 
 
 def test_figures_of_the_project_stand_beside_the_metrics(watched):

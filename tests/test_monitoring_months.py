@@ -14,6 +14,7 @@ from mlworkbench.monitoring.months import (
     np,
     png,
     rates_figure,
+    read_table,
     timeline_figure,
     write_table,
 )
@@ -21,7 +22,7 @@ from mlworkbench.monitoring.months import (
 # %% ../nbs/api/63b_monitoring.months.ipynb #test-months
 import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from mlworkbench.core.clock import at
 from mlworkbench.data.profiles import profile
@@ -75,11 +76,52 @@ def test_a_quiet_month_is_ok_and_a_changed_one_an_alarm(project):
         and len(drift) == 4
     )
     for fig in (
-        timeline_figure(performance, 0.05),
+        timeline_figure(performance, project.monitor),
         rates_figure(performance),
         heatmap_figure(drift),
     ):
         assert len(png(fig)) > 1000
+
+
+def test_a_regression_is_monitored_by_its_rmse(project):
+    root = project.resolve(project.tables.url)
+    rows, rng = read_table(root, "f"), np.random.default_rng(1)
+    march = rows["at"] >= pd.Timestamp("2013-03-01", tz="UTC")
+    delay = np.where(march, -3, 3) * rows.x + rng.normal(size=len(rows))
+    write_table(root, "delays", pd.DataFrame({"id": rows.id, "y": delay, "known": rows["at"]}))
+    january = rows["at"] < pd.Timestamp("2013-02-01", tz="UTC")
+    learned, held = rows[january & (rows.index % 2 == 0)], rows[january & (rows.index % 2 == 1)]
+    model = LinearRegression().fit(learned[["x"]], delay[learned.index])
+    told = profile(pd.DataFrame({"prediction": model.predict(held[["x"]])}))
+    spec = ModelSpec(
+        ["x"],
+        "f",
+        "delays",
+        "id",
+        "at",
+        "y",
+        "known",
+        {"rmse": 1.0, "cost": 3.0},
+        slices=["k"],
+        task="regression",
+    )
+    holdout = held[["x", "k"]].assign(y=delay[held.index])
+    register_model(model, "n", spec, learned[["x"]].head(), profile(learned[["x"]]), told, holdout=holdout)
+    for month in ("2013-02", "2013-03"):
+        score_period(project, "n", month, which="1")
+    february, march = (monitor_month(project, "n", m, which="1") for m in ("2013-02", "2013-03"))
+    found = february.performance
+    assert february.status == "ok" and found["rmse"] == pytest.approx(1, abs=0.1) and found["r2"] > 0.8
+    assert found["estimated_rmse_low"] < found["rmse"] < found["estimated_rmse_high"]
+    assert (
+        march.status == "alarm" and "RMSE is " in march.findings[0] and "For k = a, RMSE" in march.findings[1]
+    )
+    assert march.slices.fallen.all() and not february.slices.fallen.any()
+    performance, _ = monitored(project, "n")
+    figures = timeline_figure(performance, project.monitor), rates_figure(performance)
+    assert figures[0].axes[0].get_ylabel() == "RMSE" and "mean label" in str(
+        figures[1].axes[0].get_legend().texts
+    )
 
 
 def test_monitoring_again_replaces_and_waits_for_labels(project):

@@ -5,15 +5,29 @@
 # %% auto #0
 from mlworkbench.monitoring.performance import (
     MonitorSection,
-    classification_metrics,
-    np,
+    TASKS,
     performance_status,
     realised,
+    yardstick_of,
 )
 
 # %% ../nbs/api/61_monitoring.performance.ipynb #test-performance
+import numpy as np
 import pandas as pd
 import pytest
+
+
+def test_a_regression_is_measured_by_its_rmse():
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"prediction": rng.normal(size=500)}).assign(label=lambda d: d.prediction + 1)
+    found = realised(rows, "regression")
+    assert found["rmse"] == pytest.approx(1) and found["mean_label"] == pytest.approx(
+        found["mean_prediction"] + 1
+    )
+    status = lambda before, rise: performance_status(found, {"rmse": before}, MonitorSection(rmse_rise=rise))
+    assert (status(0.95, 0.1), status(0.85, 0.1), status(0.85, 0.2)) == ("ok", "alarm", "ok")
+    assert yardstick_of(["rmse"]).worse_by(1.2, 1.0, MonitorSection(), 0.4) == pytest.approx(0.5)
+    assert np.isnan(realised(rows.assign(label=np.nan), "regression")["r2"])
 
 
 def example(n=2000):
@@ -25,7 +39,7 @@ def example(n=2000):
 def test_with_all_labels_metrics_are_those_of_all_rows():
     rows = example()
     found = realised(rows)
-    expected = classification_metrics(rows.label.to_numpy(), rows.probability.to_numpy())
+    expected = TASKS["classification"].metrics(rows.label.to_numpy(), rows.probability.to_numpy())
     assert found["labelled"] == 1 and found["auc"] == pytest.approx(expected["auc"])
 
 

@@ -8,6 +8,7 @@ from mlworkbench.pipeline.kernels import (
     Settings,
     StoreError,
     os,
+    project_environment,
     servers,
     signal,
     socket,
@@ -92,6 +93,13 @@ def test_a_child_has_its_own_folder_environment_session_and_random_state(child, 
     assert x["pid"] == x["group"] == a.pid != y["pid"]
     assert x["random"][0] != y["random"][0] and x["random"][1] != y["random"][1]
     assert len(servers(settings)) == 1
+
+
+def test_threads_that_wait_give_way_unless_one_says_otherwise(settings, monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert project_environment(settings)["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "9")
+    assert project_environment(settings)["GOMP_SPINCOUNT"] == "9"
 
 
 def test_numerical_libraries_and_joblib_work_in_a_child(child):

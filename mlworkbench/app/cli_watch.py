@@ -106,11 +106,14 @@ def acknowledge(number, reason) -> None:
     epilog=_example("mlw alerts silence flights drift --days 14 --reason 'the timetable changes'")
 )
 @click.argument("model")
-@click.argument("cause", type=click.Choice(["drift", "performance", "retraining"]))
+@click.argument("cause")
 @click.option("--days", type=click.FloatRange(min=0, min_open=True), required=True, help="For how long.")
 @click.option("--reason", required=True, help="Why; it stands in the audit log.")
 def silence(model, cause, days, reason) -> None:
-    "Tell nobody of alerts of MODEL's CAUSE for a while, and have nothing come of them."
+    """Tell nobody of alerts of MODEL's CAUSE for a while, and have nothing come of them.
+
+    CAUSE is what they are about: drift, change, performance, slices, retraining, or the name of a metric.
+    """
     from datetime import timedelta
 
     from mlworkbench.core.clock import now

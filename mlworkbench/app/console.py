@@ -358,16 +358,18 @@ def print_status(settings: Settings, store: Store) -> None:
 # %% ../../nbs/api/71_app.console.ipynb #month
 def print_month(month) -> None:
     "The verdict on a month."
+    from mlworkbench.monitoring.performance import yardstick_of
+
     colour = {"ok": "green", "warn": "yellow", "alarm": "bold red"}[month.status]
     found = month.performance
-    labels = (
-        f"AUC {found['auc']:.3f} (evaluation {found.get('reference_auc', float('nan')):.3f})"
-        if found["auc"] == found["auc"]
-        else "too few labels for an AUC"
-    )
-    if "estimated_auc" in found:
-        low, high = found["estimated_auc_low"], found["estimated_auc_high"]
-        labels += f", estimated {found['estimated_auc']:.3f} ({low:.3f} to {high:.3f})"
+    of = yardstick_of(found)
+    value, before = found[of.metric], found.get(f"reference_{of.metric}", float("nan"))
+    labels = f"{of.name} {of.told(value)} (evaluation {of.told(before)})"
+    if value != value:
+        labels = f"too few labels for an {of.name}"
+    if f"estimated_{of.metric}" in found:
+        value, low, high = (of.told(found[f"estimated_{of.metric}{end}"]) for end in ("", "_low", "_high"))
+        labels += f", estimated {value} ({low} to {high})"
     labels += "".join(
         f"  {k.removeprefix('kpi ')} {number(v)}" for k, v in found.items() if k.startswith("kpi ")
     )

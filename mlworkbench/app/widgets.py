@@ -40,6 +40,7 @@ from mlworkbench.monitoring.months import (
     rates_figure,
     timeline_figure,
 )
+from ..monitoring.performance import Yardstick, yardstick_of
 from ..pipeline.report import LIGHT, STYLE, Markup, image, number, table_html
 
 # %% ../../nbs/api/72_app.widgets.ipynb #look
@@ -215,16 +216,17 @@ def _chip(status: str) -> Markup:
 
 
 def months_html(performance: pd.DataFrame) -> Markup:
-    "A line a month: verdict, AUC, rates, labels."
-    percent = lambda v: f"{v:.1%}" if v == v else "–"
+    "A line a month: verdict, AUC or RMSE, means, labels."
+    of, percent = yardstick_of(performance.columns), lambda v: f"{v:.1%}" if v == v else "–"
+    mean = percent if of.higher else number
     rows = [
         [
             r.month,
             _chip(r.status),
-            number(r.auc) if r.auc == r.auc else "–",
-            _estimated(r),
-            percent(r.mean_probability),
-            percent(r.rate),
+            number(v) if (v := getattr(r, of.metric)) == v else "–",
+            _estimated(r, of),
+            mean(getattr(r, of.answered)),
+            mean(v) if (v := getattr(r, of.observed)) == v else "–",
             percent(r.labelled),
             f"{r.rows:,.0f}",
         ]
@@ -233,7 +235,7 @@ def months_html(performance: pd.DataFrame) -> Markup:
     head = [
         "month",
         "verdict",
-        "AUC",
+        of.name,
         "estimated (95 %)",
         "mean predicted",
         "observed",
@@ -243,10 +245,10 @@ def months_html(performance: pd.DataFrame) -> Markup:
     return Markup(f'<div class="mlw-months">{table_html(head, rows, (2, 3, 4, 5, 6, 7))}</div>')
 
 
-def _estimated(month) -> str:
-    "The AUC as it was estimated without labels; months before there were estimates have none."
-    told = [getattr(month, f"estimated_auc{end}", float("nan")) for end in ("", "_low", "_high")]
-    return "{:.3f} ({:.3f} to {:.3f})".format(*told) if told[0] == told[0] else "–"
+def _estimated(month, of: Yardstick) -> str:
+    "The metric as it was estimated without labels; months before there were estimates have none."
+    told = [getattr(month, f"estimated_{of.metric}{end}", float("nan")) for end in ("", "_low", "_high")]
+    return "{} ({} to {})".format(*map(of.told, told)) if told[0] == told[0] else "–"
 
 
 def summary_html(model: str, performance: pd.DataFrame) -> Markup:
@@ -294,10 +296,10 @@ def _months(settings: Settings, model: str) -> list[w.Widget]:
     drift = drift.merge(performance[["month", "model_version"]], on=["month", "model_version"])
     pictures = [
         image(
-            png(timeline_figure(performance, settings.monitor.auc_drop)),
-            "AUC by month, with the value at evaluation and the limit of the alarm",
+            png(timeline_figure(performance, settings.monitor)),
+            f"{yardstick_of(performance.columns).name} by month, with the value at evaluation and the limit of the alarm",
         ),
-        image(png(rates_figure(performance)), "Mean predicted probability and observed rate by month"),
+        image(png(rates_figure(performance)), "What was predicted and what came, by month"),
     ]
     heat = image(
         png(heatmap_figure(drift)),

@@ -114,9 +114,13 @@ class NotifySection(_Section):
 class GatesSection(_Section):
     "What a version must show before it can be approved; a threshold that is not set is off."
 
-    baseline: float | None = Field(None, description="gain in AUC over the baseline, at least")
-    champion: float | None = Field(None, ge=0, description="AUC it may lose against the champion, at most")
-    slices: float | None = Field(None, ge=0, description="AUC that any slice may lose, at most")
+    baseline: float | None = Field(
+        None, description="gain in AUC, or R² of a regression, over the baseline, at least"
+    )
+    champion: float | None = Field(
+        None, ge=0, description="AUC or R² it may lose against the champion, at most"
+    )
+    slices: float | None = Field(None, ge=0, description="AUC or R² that any slice may lose, at most")
     latency: float | None = Field(None, gt=0, description="milliseconds for a row, at most")
     size: float | None = Field(None, gt=0, description="megabytes of the saved model, at most")
     parity: float | None = Field(
@@ -237,6 +241,9 @@ class MonitorSection(_Section):
     auc_drop: float = Field(
         0.05, ge=0, le=1, description="fall of the AUC below the evaluation's that is an alarm"
     )
+    rmse_rise: float = Field(
+        0.10, gt=0, description="share by which a regression's RMSE may rise above the evaluation's"
+    )
     window: int = Field(7, ge=1, description="days that are looked at together")
     label_delay: float = Field(
         0.0, ge=0, description="days after a window's end when nearly all of its labels should be in"
@@ -250,14 +257,23 @@ class MonitorSection(_Section):
 class AlertSection(_Section):
     "A rule: [alert NAME]. The rules drift, estimated and realised hold without; a section of that name changes one."
 
-    what: Literal["drift", "estimated", "realised"] = Field(
-        description="drift: features that moved; estimated, realised: the AUC, before and after labels came"
+    what: Literal["drift", "change", "estimated", "realised", "slices", "metric"] = Field(
+        description="drift: features that moved; change: since the window before; estimated, realised: AUC or RMSE, before and after labels came; slices: the slice that lost most; metric: any figure of a look"
     )
     model: str = Field("", description="model that it is about; every model if empty")
+    window: int | None = Field(
+        None, ge=1, description="days that are looked at together; [monitor] window if not given"
+    )
+    metric: str = Field(
+        "",
+        description="of 'metric': its name, as brier, labelled, p99, errors, or one of the project's own figures",
+    )
+    above: float | None = Field(None, description="of 'metric': a window shows it from here on")
+    below: float | None = Field(None, description="of 'metric': a window shows it down from here")
     limit: float | None = Field(
         None,
         gt=0,
-        description="drift: effect in alarms of [monitor]; else the fall of the AUC; what [monitor] says if not given",
+        description="drift, change: effect in alarms of [monitor]; else the fall of the AUC or the rise of the RMSE; what [monitor] says if not given",
     )
     severity: Literal["warn", "alarm"] = Field("alarm", description="how grave it is")
     needed: int = Field(2, ge=1, description="of the last windows, how many must show it")
@@ -266,6 +282,8 @@ class AlertSection(_Section):
         0.8, gt=0, le=1, description="share of the limit below which a window counts as well"
     )
     cooldown: float = Field(7.0, ge=0, description="days after its end before it may open again")
+    mail: str = Field("", description="who is written to, instead of [notify] mail")
+    webhook: str = Field("", description="address that is told, instead of [notify] webhook")
 
 
 class RetrainSection(_Section):
@@ -273,7 +291,8 @@ class RetrainSection(_Section):
 
     pipeline: str = Field("", description="pipeline that makes a new version; of the model's name if empty")
     on: str = Field(
-        "drift, performance", description="alerts that lead to it, separated by commas: drift, performance"
+        "drift, performance",
+        description="alerts that lead to it, by what they are about, separated by commas: drift, change, performance, slices, or a metric's name",
     )
     schedule: str = Field(
         "",

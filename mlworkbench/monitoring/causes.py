@@ -20,10 +20,11 @@ from ..core.errors import DataError
 from ..core.settings import Settings
 from ..core.store import write_file
 from ..models.comparison import LOSSES
-from ..models.evaluation import BLUE, GREY, ORANGE, new_axes
+from ..models.evaluation import BLUE, GREY, ORANGE, TASKS, new_axes
 from ..models.slices import coded
-from .alerts import Alert, find_alert, kept_looks
+from .alerts import EXPLAINED, Alert, find_alert, looks_behind
 from .looks import Watched, answered, watch_version
+from .performance import YARDSTICKS
 from .multivariate import Apart, Reconstruction, reconstruction, tell_apart
 
 if TYPE_CHECKING:
@@ -96,12 +97,12 @@ def split_by_slices(
 # %% ../../nbs/api/68_monitoring.causes.ipynb #causes
 @dataclass(frozen=True)
 class Causes:
-    "What the change of a window comes from; log loss in nats."
+    "What the change of a window comes from; the loss is the log loss in nats, of a regression the squared error."
 
     alert: Alert
     start: datetime
     end: datetime
-    before: "pd.DataFrame"  # hold-out rows, with `probability` and `label`
+    before: "pd.DataFrame"  # hold-out rows, with `probability` (or `prediction`) and `label`
     after: "pd.DataFrame"  # the window's
     features: (
         "pd.DataFrame"  # a row a feature: prediction, prediction_error, loss, loss_error; the largest first
@@ -111,11 +112,16 @@ class Causes:
     loss_slices: "pd.DataFrame"  # of what the loss is beyond the expected; empty without labels
     apart: Apart
     fit: Reconstruction
+    task: str = "classification"
+
+    @property
+    def loss_name(self) -> str:
+        return "squared error" if self.task == "regression" else "log loss"
 
     @property
     def words(self) -> str:
         "The findings, a line each."
-        p = [float(frame.probability.mean()) for frame in (self.before, self.after)]
+        p = [float(frame[YARDSTICKS[self.task].answer].mean()) for frame in (self.before, self.after)]
         told = [
             f"{self.alert.model} version {self.alert.version}, {self.start:%Y-%m-%d} to {self.end:%Y-%m-%d}: {len(self.after):,} answers beside {len(self.before):,} hold-out rows."
         ]
@@ -139,7 +145,7 @@ class Causes:
             return []
         moved = self.loss["expected"] - self.loss["before"]
         told = [
-            f"The log loss was {self.loss['before']:.3f}; that rows have moved accounts for {moved:+.3f}."
+            f"The {self.loss_name} was {self.loss['before']:.3f}; that rows have moved accounts for {moved:+.3f}."
         ]
         if "after" not in self.loss:
             return [*told, "Labels have not come yet, so whether the world has changed can't be seen."]
@@ -166,7 +172,7 @@ def explain(settings: Settings, number: int) -> Causes:
 def _window_of(settings: Settings, number: int) -> tuple[Watched, Alert, datetime, datetime]:
     "The version that the alert is about, and first and last moment of what opened it. Raises `DataError`."
     alert = find_alert(settings, number)
-    if alert.cause not in ("drift", "performance"):
+    if alert.cause not in EXPLAINED:
         raise DataError(
             f"Alert {number} is about {alert.cause}, not about a window of rows; mlw alerts show {number} says all there is.",
             alert=number,
@@ -177,8 +183,7 @@ def _window_of(settings: Settings, number: int) -> tuple[Watched, Alert, datetim
             f"{alert.model} version {alert.version} was registered without hold-out rows, so there is nothing to compare with.",
             alert=number,
         )
-    kept = kept_looks(settings, alert.model, alert.version).values()
-    ends = [k.end for k in kept if k.start >= alert.since and k.end <= alert.opened]
+    ends = [k.end for k in looks_behind(settings, alert)]
     start, end = (datetime.fromisoformat(m) for m in (alert.since, max(ends, default=alert.opened)))
     return watched, alert, start, end
 
@@ -187,30 +192,35 @@ def _causes(watched: Watched, alert: Alert, start, end, after: "pd.DataFrame") -
     import pandas as pd
 
     before, columns = watched.holdout.reset_index(drop=True), watched.spec.columns
-    calibrated = watched.estimator.calibrator if watched.estimator else None
+    estimator, answer, task = watched.estimator, watched.spec.answer, watched.spec.task
 
-    def expected(p: np.ndarray) -> np.ndarray:
+    def expected(rows: "pd.DataFrame", p: np.ndarray) -> np.ndarray:
+        if estimator is None:
+            return np.zeros_like(p)
+        if task == "regression":
+            return estimator.expected(rows, p, "mse")
         of_one, of_zero = (LOSSES["log_loss"](label, p) for label in (1, 0))
-        return calibrated(p) * (of_one - of_zero) + of_zero
+        return estimator.calibrator(p) * (of_one - of_zero) + of_zero
 
     def ask(rows: "pd.DataFrame") -> np.ndarray:
         p = np.asarray(watched.predictor(rows), float)
-        return np.stack([p, expected(p) if calibrated else np.zeros_like(p)], axis=1)
+        return np.stack([p, expected(rows, p)], axis=1)
 
     parts, errors = split_change(ask, before[columns], after[columns])
     told = {"feature": columns, "prediction": parts[:, 0], "prediction_error": errors[:, 0]}
-    if calibrated:
+    if estimator:
         told |= {"loss": parts[:, 1], "loss_error": errors[:, 1]}
     features = pd.DataFrame(told)
     features = features.loc[features.prediction.abs().sort_values(ascending=False).index].reset_index(
         drop=True
     )
-    p = [frame.probability.to_numpy(float) for frame in (before, after)]
+    p = [frame[answer].to_numpy(float) for frame in (before, after)]
     shown = [c for c in dict.fromkeys([*watched.spec.slices, *columns]) if c in before and c in after]
     slices = split_by_slices(before, after, tuple(p), shown)
     loss, by_loss = {}, pd.DataFrame()
-    if calibrated:
-        loss, by_loss = _loss(before, after, expected, shown)
+    if estimator:
+        expect = lambda frame: expected(frame, frame[answer].to_numpy(float))
+        loss, by_loss = _loss(watched, before, after, expect, shown)
     apart = tell_apart(before[columns], after)
     return Causes(
         alert,
@@ -224,22 +234,23 @@ def _causes(watched: Watched, alert: Alert, start, end, after: "pd.DataFrame") -
         by_loss,
         apart,
         reconstruction(before[columns], after),
+        task,
     )
 
 
-def _loss(before, after, expected, columns: list[str]) -> "tuple[dict[str, float], pd.DataFrame]":
-    "Log loss before, expected and after, and by slices what is beyond the expected one."
+def _loss(
+    watched: Watched, before, after, expected, columns: list[str]
+) -> "tuple[dict[str, float], pd.DataFrame]":
+    "Loss before, expected and after, and by slices what is beyond the expected one."
     import pandas as pd
 
-    of = lambda frame: LOSSES["log_loss"](frame.label.to_numpy(), frame.probability.to_numpy(float))
-    found = {
-        "before": float(of(before).mean()),
-        "expected": float(expected(after.probability.to_numpy(float)).mean()),
-    }
+    loss, answer = LOSSES[TASKS[watched.spec.task].loss], watched.spec.answer
+    of = lambda frame: loss(frame.label.to_numpy(float), frame[answer].to_numpy(float))
+    found = {"before": float(of(before).mean()), "expected": float(expected(after).mean())}
     known = after[after.label.notna()]
     if not len(known):
         return found, pd.DataFrame()
-    beyond = [of(frame) - expected(frame.probability.to_numpy(float)) for frame in (before, known)]
+    beyond = [of(frame) - expected(frame) for frame in (before, known)]
     found |= {"after": float(of(known).mean()), "expected_known": float(of(known).mean() - beyond[1].mean())}
     return found, split_by_slices(before, known, tuple(beyond), columns)
 
@@ -248,7 +259,7 @@ def features_figure(causes: Causes, value: str = "prediction", most: int = 12) -
     "Bars of the features' parts in the change of the mean `prediction`, or of the expected `loss`, with their 95 % intervals."
     shown = causes.features.loc[causes.features[value].abs().sort_values(ascending=False).index]
     shown = shown.head(most).iloc[::-1]
-    what = {"prediction": "mean answer", "loss": "log loss to be expected (nats)"}[value]
+    what = {"prediction": "mean answer", "loss": f"{causes.loss_name} to be expected"}[value]
     fig, ax = new_axes(
         "Which features?", f"part in the change of the {what}", "", (6.4, 0.32 * len(shown) + 1.2)
     )
@@ -315,7 +326,7 @@ def explanation_cells(alert: Alert) -> list[tuple[str, str]]:
         ),
         (
             "markdown",
-            "## Go on from here\n\n`found.before` holds the hold-out's rows, `found.after` the window's, with `probability`, and `label` where it has come.",
+            "## Go on from here\n\n`found.before` holds the hold-out's rows, `found.after` the window's, with what was answered, and `label` where it has come.",
         ),
         ("code", "found.after.describe().round(3)"),
     ]

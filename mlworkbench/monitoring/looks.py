@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['USED', 'PREDICTION', 'LABEL', 'NAMES', 'MOST', 'column_use', 'Watched', 'watch_version', 'Look', 'answered',
-           'take_look', 'look_at', 'drift_of', 'profile_rows', 'profile_before', 'project_kpis', 'look_at_slices']
+           'take_look', 'look_at', 'project_kpis', 'look_at_slices']
 
 # %% ../../nbs/api/63_monitoring.looks.ipynb #imports
 import functools
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,12 +23,13 @@ from ..core.errors import DataError, SettingsError, TableNotFound
 from ..core.settings import Settings
 from ..data.profiles import profile
 from ..data.tables import read_table
-from ..models.evaluation import auc_interval
+from ..models.comparison import LOSSES, delong
 from ..models.lineage import predictions_table, served_table
 from ..models.registry import CHAMPION, ModelSpec, find_version, load_holdout
 from .drift import MIN_ROWS, compare
 from .estimation import Estimate, Estimator
-from .performance import realised
+from .losses import LEAST, LossEstimator
+from .performance import YARDSTICKS, Yardstick, realised
 from ..serving.labels import with_labels
 from ..serving.predictor import Predictor, open_predictor
 
@@ -66,12 +68,34 @@ class Watched:
     predictor: Predictor
     reference: dict  # profile: its features, `PREDICTION` and `LABEL`
     use: dict[str, float] | None = None  # None where it was registered without hold-out rows
-    estimator: Estimator | None = None  # None where nothing can be estimated
-    holdout: "pd.DataFrame | None" = None  # with `probability`, and `label` where it has one
+    estimator: Estimator | LossEstimator | None = None  # None where nothing can be estimated
+    holdout: "pd.DataFrame | None" = None  # with what it answers, and `label` where it has one
 
     @property
     def spec(self) -> ModelSpec:
         return self.predictor.loaded.spec
+
+    @property
+    def yardstick(self) -> Yardstick:
+        return YARDSTICKS[self.spec.task]
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        "When the version was evaluated; what it was registered without, on its hold-out."
+        found = {}
+        if self.holdout is not None and "label" in self.holdout:
+            measured = realised(self.holdout, self.spec.task)
+            found = {
+                name: measured[name] for name in self.yardstick.metrics if measured[name] == measured[name]
+            }
+        return found | self.spec.metrics
+
+    def estimate(self, rows: "pd.DataFrame") -> dict[str, Estimate]:
+        "Metrics to be expected of answered rows; empty where nothing can be estimated."
+        if self.estimator is None:
+            return {}
+        answers = rows[self.spec.answer].to_numpy(float)
+        return self.estimator(rows, answers) if self.spec.task == "regression" else self.estimator(answers)
 
 
 @functools.lru_cache(maxsize=8)
@@ -82,21 +106,28 @@ def _watched(settings: str, model: str, version: int) -> Watched:
     rows = load_holdout(found, loaded.version)
     reference = dict(loaded.features.get("columns", {}))
     if answers := loaded.predictions.get("columns"):
-        reference[PREDICTION] = answers["probability"]
+        reference[PREDICTION] = answers[spec.answer]
     if rows is None or not len(rows):
         return Watched(found, predictor, {"columns": reference})
-    rows, estimator = rows.assign(probability=predictor(rows)), None
+    rows, estimator = rows.assign(**{spec.answer: predictor(rows)}), None
     if spec.label in rows:
         rows = rows.assign(label=rows[spec.label].astype(float))
-        reference[LABEL] = profile(_as_text(rows))["columns"][LABEL]
-        if rows.label.nunique() == 2:
-            estimator = Estimator(rows.probability.to_numpy(float), rows.label.to_numpy(), spec.threshold)
+        reference[LABEL] = profile(_labels(rows, spec))["columns"][LABEL]
+        estimator = _estimator(spec, rows.dropna(subset=["label"]))
     return Watched(found, predictor, {"columns": reference}, column_use(predictor, rows), estimator, rows)
 
 
-def _as_text(rows: "pd.DataFrame") -> "pd.DataFrame":
-    "The labels that are in, as categories."
-    return rows[["label"]].dropna().astype(int).astype(str).rename(columns={"label": LABEL})
+def _estimator(spec: ModelSpec, rows: "pd.DataFrame") -> Estimator | LossEstimator | None:
+    answers, labels = rows[spec.answer].to_numpy(float), rows.label.to_numpy()
+    if spec.task == "regression":
+        return LossEstimator(rows[spec.columns], answers, labels) if len(rows) >= LEAST else None
+    return Estimator(answers, labels, spec.threshold) if rows.label.nunique() == 2 else None
+
+
+def _labels(rows: "pd.DataFrame", spec: ModelSpec) -> "pd.DataFrame":
+    "The labels that are in; classes as categories."
+    labels = rows[["label"]].dropna().rename(columns={"label": LABEL})
+    return labels if spec.task == "regression" else labels.astype(int).astype(str)
 
 
 def watch_version(settings: Settings, model: str, which: str = CHAMPION) -> Watched:
@@ -121,6 +152,29 @@ class Look:
     service: dict[str, float] = field(
         default_factory=dict
     )  # of rows that were served: requests, median and p99 (ms)
+    task: str = "classification"
+    watched: Watched | None = field(default=None, repr=False)  # the version, and the rows it answered
+    answers: "pd.DataFrame | None" = field(default=None, repr=False)
+    before: datetime | None = None  # when the window before this one began
+
+    @cached_property
+    def slices(self) -> "pd.DataFrame":
+        "The window slice by slice, see `look_at_slices`."
+        if not (self.rows and self.watched):
+            return _told_slices([])
+        return look_at_slices(self.watched, self.answers)
+
+    @cached_property
+    def change(self) -> "pd.DataFrame":
+        "What has moved since the window before, as `drift`; empty where that had too few rows."
+        import pandas as pd
+
+        if not (self.rows and self.watched):
+            return pd.DataFrame()
+        rows = answered(self.watched, self.before or self.start - (self.end - self.start), self.start)
+        if len(rows) < MIN_ROWS:
+            return pd.DataFrame()
+        return _drift_of(self.watched, _profile_before(self.watched, rows), self.answers)
 
     @property
     def moved(self) -> list[str]:
@@ -131,7 +185,7 @@ class Look:
 def answered(watched: Watched, start: datetime, end: datetime) -> "pd.DataFrame":
     """What the version answered in the window, in batches and as a service, a row a prediction.
 
-    Its columns, `at`, `probability`, and `label` and `known_at` where labels are known by now; `request_id` and `seconds` of rows that were served. Raises `DataError`, also where the window is turned round.
+    Its columns, `at`, `probability` (or `prediction`), and `label` and `known_at` where labels are known by now; `request_id` and `seconds` of rows that were served. Raises `DataError`, also where the window is turned round.
     """
     import pandas as pd
 
@@ -143,7 +197,7 @@ def answered(watched: Watched, start: datetime, end: datetime) -> "pd.DataFrame"
     model, version = watched.predictor.loaded.version.name, watched.predictor.version
     root, parts = settings.resolve(settings.tables.url), []
     for name, time, answer in (
-        (predictions_table(model), spec.time, "probability"),
+        (predictions_table(model), spec.time, spec.answer),
         (served_table(model), "at", "prediction"),
     ):
         moments = [f"TIMESTAMP '{m:%Y-%m-%dT%H:%M:%SZ}'" for m in (start, end)]
@@ -153,9 +207,9 @@ def answered(watched: Watched, start: datetime, end: datetime) -> "pd.DataFrame"
         except TableNotFound:
             continue
         if len(rows):
-            parts.append(rows.assign(at=rows[time], probability=rows[answer]))
+            parts.append(rows.assign(**{"at": rows[time], spec.answer: rows[answer]}))
     if not parts:
-        return pd.DataFrame(columns=[spec.key, "at", *spec.columns, "probability", "label", "known_at"])
+        return pd.DataFrame(columns=[spec.key, "at", *spec.columns, spec.answer, "label", "known_at"])
     return with_labels(settings, model, spec, pd.concat(parts, ignore_index=True), pd.Timestamp(now()))
 
 # %% ../../nbs/api/63_monitoring.looks.ipynb #take-look
@@ -164,43 +218,53 @@ def take_look(watched: Watched, start: datetime, end: datetime) -> Look:
     return look_at(watched, answered(watched, start, end), start, end)
 
 
-def look_at(watched: Watched, rows: "pd.DataFrame", start: datetime, end: datetime) -> Look:
-    "What the window's rows, as `answered` gives them, show."
+def look_at(
+    watched: Watched,
+    rows: "pd.DataFrame",  # of the window, as `answered` gives them
+    start: datetime,
+    end: datetime,
+    before: datetime
+    | None = None,  # when the window before began; as long before the start as the end is after it if not given
+) -> Look:
+    "What the window's rows show. Raises `DataError` or `SettingsError`."
     import pandas as pd
 
-    loaded = watched.predictor.loaded
+    loaded, task = watched.predictor.loaded, watched.spec.task
     about = loaded.version.name, loaded.version.version, start, end, len(rows)
     if not len(rows):
-        return Look(*about, pd.DataFrame(), {}, {"rows": 0.0, "labelled": 0.0}, watched.spec.metrics)
-    estimated = watched.estimator(rows.probability.to_numpy(float)) if watched.estimator else {}
-    more = watched.spec.metrics, project_kpis(watched.settings, rows), _service(rows)
-    return Look(*about, drift_of(watched, watched.reference, rows), estimated, realised(rows), *more)
+        nothing = {"rows": 0.0, "labelled": 0.0}
+        return Look(*about, pd.DataFrame(), {}, nothing, watched.metrics, task=task)
+    drift = _drift_of(watched, watched.reference, rows)
+    found = drift, watched.estimate(rows), realised(rows, task), watched.metrics
+    more = project_kpis(watched.settings, rows), _service(rows)
+    return Look(*about, *found, *more, task, watched, rows, before)
 
 # %% ../../nbs/api/63_monitoring.looks.ipynb #drift-of
-def drift_of(watched: Watched, reference: dict, rows: "pd.DataFrame") -> "pd.DataFrame":
+def _drift_of(watched: Watched, reference: dict, rows: "pd.DataFrame") -> "pd.DataFrame":
     "How far the rows are from the reference, see `compare`."
-    return compare(reference, profile_rows(rows, reference), watched.settings.monitor, _importance(watched))
+    now_ = _profile_rows(watched, rows, reference)
+    return compare(reference, now_, watched.settings.monitor, _importance(watched))
 
 
 def _importance(watched: Watched) -> dict[str, float] | None:
     return None if watched.use is None else watched.use | dict.fromkeys(NAMES, 1.0)
 
 
-def profile_rows(rows: "pd.DataFrame", reference: dict) -> dict:
+def _profile_rows(watched: Watched, rows: "pd.DataFrame", reference: dict) -> dict:
     "Profile of answered rows; labels that have not come are not missing ones."
     columns = reference["columns"]
     of = {"columns": {c: p for c, p in columns.items() if c != LABEL}}
-    made = profile(rows.assign(**{PREDICTION: rows.probability}), of)
+    made = profile(rows.assign(**{PREDICTION: rows[watched.spec.answer]}), of)
     if LABEL in columns:
-        labels = profile(_as_text(rows), {"columns": {LABEL: columns[LABEL]}})
+        labels = profile(_labels(rows, watched.spec), {"columns": {LABEL: columns[LABEL]}})
         made = made | {"columns": made["columns"] | labels["columns"]}
     return made
 
 
-def profile_before(watched: Watched, rows: "pd.DataFrame") -> dict:
+def _profile_before(watched: Watched, rows: "pd.DataFrame") -> dict:
     "Profile of answered rows in bins of their own, as a reference that is not the version's."
     asked = [c for c in watched.reference["columns"] if c in rows]
-    return profile(rows[asked].assign(**{PREDICTION: rows.probability}))
+    return profile(rows[asked].assign(**{PREDICTION: rows[watched.spec.answer]}))
 
 
 def _service(rows: "pd.DataFrame") -> dict[str, float]:
@@ -239,7 +303,9 @@ def _slices(watched: Watched, rows: "pd.DataFrame") -> "Iterator[tuple[str, pd.D
     for column in watched.spec.slices:
         if watched.holdout is None or column not in rows or column not in watched.holdout:
             continue
-        then, now_ = watched.holdout[column].astype(str), rows[column].astype(str)
+        then, now_ = (
+            frame[column].dropna().astype(str).reindex(frame.index) for frame in (watched.holdout, rows)
+        )
         for value in now_.value_counts().index[:MOST]:
             parts = rows[now_ == value], watched.holdout[then == value]
             if min(map(len, parts)) >= MIN_ROWS:
@@ -249,31 +315,72 @@ def _slices(watched: Watched, rows: "pd.DataFrame") -> "Iterator[tuple[str, pd.D
 def look_at_slices(watched: Watched, rows: "pd.DataFrame") -> "pd.DataFrame":
     """The window slice by slice, beside the hold-out's rows of the same slice; a row a slice of enough rows.
 
-    rows, labelled (share), mean_probability, rate, estimated, low and high (AUC with its 95 % band), auc and auc_high (upper end of its 95 % interval), reference (AUC on the hold-out), moved (what is an alarm, corrected over all features and slices).
+    rows, labelled (share), answered (mean of the answers), observed (of the labels), estimated, low and high (AUC or RMSE with its 95 % band), realised (as labels are in), reference (on the hold-out), q (that it is no worse, corrected over all slices), fallen (whether it is, by more than the limit), moved (what is an alarm, corrected over all features and slices).
     """
-    import pandas as pd
+    from scipy.stats import false_discovery_control
 
-    told, profiles = [], {}
+    of, limits, told, profiles = watched.yardstick, watched.settings.monitor, [], {}
     for name, part, before in _slices(watched, rows):
-        found, there = realised(part), realised(before) if "label" in before else {}
-        row = {"slice": name} | {k: found[k] for k in ("rows", "labelled", "mean_probability", "rate", "auc")}
-        row |= {"reference": there.get("auc", float("nan"))}
-        known = part[part.label.notna()]
-        if known.label.value_counts().reindex([0, 1]).min() > 1:
-            row |= {"auc_high": auc_interval(known.label.to_numpy(), known.probability.to_numpy())[2]}
-        if watched.estimator and before.label.nunique() == 2:
-            estimator = Estimator(before.probability.to_numpy(float), before.label.to_numpy())
-            estimate = estimator(part.probability.to_numpy(float))["auc"]
+        found = realised(part, watched.spec.task)
+        row = {"slice": name, "rows": found["rows"], "labelled": found["labelled"]}
+        row |= {"answered": found[of.answered], "observed": found[of.observed], "realised": found[of.metric]}
+        if "label" in before:
+            row |= {
+                "reference": realised(before, watched.spec.task)[of.metric],
+                "q": _p_worse(watched, before, part),
+            }
+        if estimate := _estimate_slice(watched, before, part):
             row |= {"estimated": estimate.value, "low": estimate.low, "high": estimate.high}
         told.append(row)
-        then = profile_before(watched, before)
-        profiles[name] = then, profile_rows(part, then)
-    columns = ["slice", "rows", "labelled", "mean_probability", "rate"]
-    columns += ["estimated", "low", "high", "auc", "auc_high", "reference"]
-    made = pd.DataFrame(told, columns=columns)
+        then = _profile_before(watched, before)
+        profiles[name] = then, _profile_rows(watched, part, then)
+    made = _told_slices(told)
     if not profiles:
-        return made.assign(moved="")
+        return made
+    known = made.q.notna()
+    made.loc[known, "q"] = false_discovery_control(made.q[known].to_numpy(float))
+    far = [of.worse_by(r.realised, r.reference, limits) > 1 for r in made.itertuples()]
+    made["fallen"] = (made.q <= limits.significance) & np.array(far)
     then, since = ({name: pair[i] for name, pair in profiles.items()} for i in (0, 1))
-    drift = compare(then, since, watched.settings.monitor, _importance(watched))
+    drift = compare(then, since, limits, _importance(watched))
     alarms = drift[drift.status == "alarm"].groupby("slice").feature.agg(", ".join)
     return made.assign(moved=made.slice.map(alarms).fillna(""))
+
+
+def _told_slices(rows: list[dict]) -> "pd.DataFrame":
+    import pandas as pd
+
+    columns = ["slice", "rows", "labelled", "answered", "observed"]
+    columns += ["estimated", "low", "high", "realised", "reference", "q"]
+    return pd.DataFrame(rows, columns=columns).assign(fallen=False, moved="")
+
+
+def _p_worse(watched: Watched, before: "pd.DataFrame", now_: "pd.DataFrame") -> float:
+    "Probability of a performance so much worse where it has not changed; NaN where too few labels are in."
+    from scipy import stats
+
+    answer, sides = watched.spec.answer, [part[part.label.notna()] for part in (before, now_)]
+    if min(map(len, sides)) < MIN_ROWS:
+        return float("nan")
+    labels, answers = ([part[c].to_numpy(float) for part in sides] for c in ("label", answer))
+    if watched.spec.task == "regression":
+        then, since = (LOSSES["mse"](*side) for side in zip(labels, answers, strict=True))
+        return float(stats.ttest_ind(since, then, equal_var=False, alternative="greater").pvalue)
+    try:
+        (a, va), (b, vb) = (delong(*side) for side in zip(labels, answers, strict=True))
+    except DataError:
+        return float("nan")
+    return float(stats.norm.sf((a[0] - b[0]) / max((va[0, 0] + vb[0, 0]) ** 0.5, 1e-12)))
+
+
+def _estimate_slice(watched: Watched, before: "pd.DataFrame", part: "pd.DataFrame") -> Estimate | None:
+    "What is to be expected of a slice; a classifier's is calibrated on the slice's own rows."
+    if watched.estimator is None:
+        return None
+    if watched.spec.task == "regression":
+        return watched.estimate(part)[watched.yardstick.metric]
+    known = before.dropna(subset=["label"])
+    if known.label.nunique() < 2:
+        return None
+    estimator = Estimator(known.probability.to_numpy(float), known.label.to_numpy())
+    return estimator(part.probability.to_numpy(float))[watched.yardstick.metric]

@@ -51,6 +51,7 @@ class LossEstimator:
         from sklearn.ensemble import HistGradientBoostingRegressor
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import OrdinalEncoder
+        from threadpoolctl import threadpool_limits
 
         x, fold = (
             self._asked(self.rows, self.predictions),
@@ -63,10 +64,13 @@ class LossEstimator:
         model = make_pipeline(
             ready, HistGradientBoostingRegressor(max_iter=300, early_stopping=False, random_state=self.seed)
         )
-        return {
-            name: [clone(model).fit(x[fold != k], loss[fold != k]) for k in range(FOLDS)]
-            for name, loss in self.losses.items()
-        }
+        with threadpool_limits(
+            1, "openmp"
+        ):  # threads that wait for one another on a busy machine take a hundred times as long
+            return {
+                name: [clone(model).fit(x[fold != k], loss[fold != k]) for k in range(FOLDS)]
+                for name, loss in self.losses.items()
+            }
 
     def _asked(self, rows: "pd.DataFrame", predictions: np.ndarray) -> "pd.DataFrame":
         columns = list(self.rows.columns)
@@ -77,6 +81,11 @@ class LossEstimator:
         )
         texts = {c: object for c in columns if self.rows[c].dtype.kind not in "iufb"}
         return asked.astype(texts | {c: float for c in columns if c not in texts})
+
+    def expected(self, rows: "pd.DataFrame", predictions: np.ndarray, name: str) -> np.ndarray:
+        "The loss `mae` or `mse` to be expected of each row, shape (n_rows,). Raises `DataError`."
+        asked = self._asked(rows, predictions)
+        return np.mean([np.maximum(m.predict(asked), 0) for m in self._models[name]], axis=0)
 
     def __call__(
         self, rows: "pd.DataFrame", predictions: np.ndarray, confidence: float = 0.95

@@ -19,26 +19,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.errors import DataError, TableNotFound
-from ..core.settings import Settings
+from ..core.settings import MonitorSection, Settings
 from ..core.store import write_file
 from ..data.tables import read_table, write_table
 from ..models.evaluation import BLUE, GREY, ORANGE, calibration_figure, new_axes
 from ..models.lineage import served_table
 from ..models.registry import CHAMPION, find_version
-from .drift import MIN_ROWS
 from mlworkbench.monitoring.looks import (
     NAMES,
     PREDICTION,
     Look,
-    Watched,
     answered,
-    drift_of,
     look_at,
-    look_at_slices,
-    profile_before,
     watch_version,
 )
-from .performance import performance_status
+from .performance import YARDSTICKS, performance_status, yardstick_of
 from ..pipeline.report import Markup, image, number, page, table_html
 from ..serving.batch import period_bounds, predictions_table
 
@@ -64,27 +59,27 @@ class Month:
     report: Path
 
 
-def _findings(settings: Settings, look: Look, slices: "pd.DataFrame") -> tuple[str, list[str]]:
+def _findings(settings: Settings, look: Look) -> tuple[str, list[str]]:
     "The month's status and what led to it, in words."
     performance = performance_status(look.realised, look.reference, settings.monitor)
     drift, found, reference, words = look.drift, look.realised, look.reference, []
+    of = YARDSTICKS[look.task]
     if performance == "alarm":
         words.append(
-            f"AUC is {found['auc']:.3f}, against {reference['auc']:.3f} when the model was evaluated."
+            f"{of.name} is {of.told(found[of.metric])}, against {of.told(reference[of.metric])} when the model was evaluated."
         )
     elif performance == "too few labels":
-        estimate = look.estimated.get("auc")
+        estimate = look.estimated.get(of.metric)
         told = f"Labels are in for {found['labelled']:.0%}, too few to judge"
         words.append(
-            f"{told}; AUC is probably {estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}), if rows like these mean what they meant."
+            f"{told}; {of.name} is probably {of.told(estimate.value)} ({of.told(estimate.low)} to {of.told(estimate.high)}), if rows like these mean what they meant."
             if estimate
             else f"{told}."
         )
-    fallen = (slices.auc_high < slices.reference) & (
-        slices.auc < slices.reference - settings.monitor.auc_drop
-    )
-    for row in slices[fallen].itertuples():
-        words.append(f"For {row.slice}, AUC is {row.auc:.3f}, against {row.reference:.3f} on the hold-out.")
+    for row in look.slices[look.slices.fallen].itertuples():
+        words.append(
+            f"For {row.slice}, {of.name} is {of.told(row.realised)}, against {of.told(row.reference)} on the hold-out."
+        )
     words += _told(drift[drift.status.isin(["alarm", "warn", "note"])])
     moved = drift.set_index("feature").status
     if performance == "alarm" or moved.get(PREDICTION) == "alarm":
@@ -123,34 +118,32 @@ def monitor_month(
             month=month,
         )
     watched = watch_version(settings, model, which)
-    rows = answered(watched, start, end)
-    look, slices = look_at(watched, rows, start, end), look_at_slices(watched, rows)
+    look = look_at(
+        watched, answered(watched, start, end), start, end, (start - timedelta(days=1)).replace(day=1)
+    )
     if look.drift.empty:
         raise DataError(
             f"'{model}' version {look.version} was registered without profiles, so there is nothing to compare a month with: register_model(…, features=profile(rows), …).",
             model=model,
         )
-    status, words = _findings(settings, look, slices)
+    status, words = _findings(settings, look)
     performance = look.realised | {f"reference_{k}": v for k, v in look.reference.items()}
     performance |= {f"kpi {k}": v for k, v in look.kpis.items()}
     for name, e in look.estimated.items():
         told = {"": e.value, "_low": e.low, "_high": e.high}
         performance |= {f"estimated_{name}{end}": v for end, v in told.items()}
     report = settings.reports / "monitor" / model / month / "index.html"
-    outcome = Month(model, look.version, month, performance, look.drift, slices, status, words, report)
+    outcome = Month(model, look.version, month, performance, look.drift, look.slices, status, words, report)
     _keep(settings.resolve(settings.tables.url), outcome)
-    _write_page(outcome, look, rows, _since_before(watched, rows, start))
+    _write_page(outcome, look)
     return outcome
 
 
-def _since_before(watched: Watched, rows: "pd.DataFrame", start: datetime) -> list[str]:
+def _since_before(look: Look) -> list[str]:
     "What has moved since the month before, in words; nothing where that has too few rows."
-    first = (start - timedelta(days=1)).replace(day=1)
-    before = answered(watched, first, start)
-    if len(before) < MIN_ROWS:
+    if look.change.empty:
         return []
-    found = drift_of(watched, profile_before(watched, before), rows)
-    moved = found[found.status.isin(["alarm", "warn"])]
+    moved = look.change[look.change.status.isin(["alarm", "warn"])]
     return _told(moved) or ["Nothing has moved that would matter."]
 
 
@@ -230,23 +223,28 @@ def distribution_figure(row: "pd.Series", now: str = "this month") -> "Figure":
     return fig
 
 
-def timeline_figure(performance: "pd.DataFrame", limit: float) -> "Figure":
-    "AUC and rates, month by month; `limit` is how far the AUC may fall."
-    fig, ax = new_axes("Is it still right?", "", "AUC", (6.8, 3.2))
-    if "estimated_auc" in performance:
-        low, high = performance.estimated_auc_low, performance.estimated_auc_high
+def timeline_figure(performance: "pd.DataFrame", limits: MonitorSection) -> "Figure":
+    "AUC, or RMSE of a regression, month by month."
+    of = yardstick_of(performance.columns)
+    fig, ax = new_axes("Is it still right?", "", of.name, (6.8, 3.2))
+    if f"estimated_{of.metric}" in performance:
+        value, low, high = (performance[f"estimated_{of.metric}{end}"] for end in ("", "_low", "_high"))
         ax.fill_between(performance.month, low, high, color=ORANGE, alpha=0.2, lw=0)
-        ax.plot(
-            performance.month,
-            performance.estimated_auc,
-            color=ORANGE,
-            lw=1.5,
-            label="estimated without labels (95 %)",
-        )
-    ax.plot(performance.month, performance.auc, color=BLUE, marker="o", lw=2, label="AUC of the month")
-    reference = performance.reference_auc.iloc[-1]
-    ax.axhline(reference, color=GREY, lw=1, label=f"at evaluation, {reference:.3f}")
-    ax.axhline(reference - limit, color=STATUS_COLOURS["alarm"], lw=1, ls="--", label="alarm below")
+        ax.plot(performance.month, value, color=ORANGE, lw=1.5, label="estimated without labels (95 %)")
+    ax.plot(
+        performance.month,
+        performance[of.metric],
+        color=BLUE,
+        marker="o",
+        lw=2,
+        label=f"{of.name} of the month",
+    )
+    if f"reference_{of.metric}" in performance:
+        reference = performance[f"reference_{of.metric}"].iloc[-1]
+        edge = reference - limits.auc_drop if of.higher else reference * (1 + limits.rmse_rise)
+        ax.axhline(reference, color=GREY, lw=1, label=f"at evaluation, {of.told(reference)}")
+        label = "alarm below" if of.higher else "alarm above"
+        ax.axhline(edge, color=STATUS_COLOURS["alarm"], lw=1, ls="--", label=label)
     ax.legend(frameon=False, loc="best", fontsize=9)
     ax.tick_params(axis="x", rotation=45)
     return fig
@@ -254,17 +252,14 @@ def timeline_figure(performance: "pd.DataFrame", limit: float) -> "Figure":
 
 def rates_figure(performance: "pd.DataFrame") -> "Figure":
     "What was predicted and what came, month by month."
-    fig, ax = new_axes("What was predicted, what came", "", "% of rows", (6.8, 3.2))
-    ax.plot(
-        performance.month,
-        performance.mean_probability * 100,
-        color=ORANGE,
-        marker="o",
-        lw=2,
-        label="mean predicted probability",
-    )
-    ax.plot(performance.month, performance.rate * 100, color=BLUE, marker="o", lw=2, label="observed rate")
-    ax.set_ylim(bottom=0)
+    of = yardstick_of(performance.columns)
+    unit, times = ("% of rows", 100) if of.higher else ("mean", 1)
+    fig, ax = new_axes("What was predicted, what came", "", unit, (6.8, 3.2))
+    for column, colour in ((of.answered, ORANGE), (of.observed, BLUE)):
+        values, label = performance[column] * times, column.replace("_", " ")
+        ax.plot(performance.month, values, color=colour, marker="o", lw=2, label=label)
+    if of.higher:
+        ax.set_ylim(bottom=0)
     ax.legend(frameon=False, loc="best", fontsize=9)
     ax.tick_params(axis="x", rotation=45)
     return fig
@@ -308,12 +303,17 @@ def png(fig: "Figure") -> bytes:
     return out.getvalue()
 
 
-def _write_page(outcome: Month, look: Look, rows: "pd.DataFrame", since: list[str]) -> None:
+def _write_page(outcome: Month, look: Look) -> None:
     "The HTML page of a month."
-    found, shown = outcome.performance, lambda v: number(v) if v == v else "–"
+    found, shown, rows, since = (
+        outcome.performance,
+        lambda v: number(v) if v == v else "–",
+        look.answers,
+        _since_before(look),
+    )
     band = lambda e: f"{number(e.value)} ({number(e.low)} to {number(e.high)})" if e else ""
     metrics = [
-        [name, shown(found[name]), band(look.estimated.get(name)), number(before)]
+        [name, shown(found.get(name, float("nan"))), band(look.estimated.get(name)), number(before)]
         for name, before in look.reference.items()
     ] + [[name, number(value), "", ""] for name, value in look.kpis.items()]
     moved = outcome.drift.dropna(subset=["effect"]).nlargest(7, "severity")
@@ -326,7 +326,8 @@ def _write_page(outcome: Month, look: Look, rows: "pd.DataFrame", since: list[st
     ]
     known = rows.dropna(subset=["label"])
     if len(known) > 1:
-        figure = calibration_figure(known.label.to_numpy(), known.probability.to_numpy())
+        answers = known[YARDSTICKS[look.task].answer].to_numpy()
+        figure = calibration_figure(known.label.to_numpy(), answers, task=look.task)
         pictures.insert(1, image(png(figure), "Calibration on the rows whose labels are in"))
     table = [
         [
@@ -351,7 +352,7 @@ def _write_page(outcome: Month, look: Look, rows: "pd.DataFrame", since: list[st
         "<p class='soft'>The estimate holds if rows like these mean what they meant on the hold-out: it sees rows that move, not a world in which the same row means something else.</p>"
         if look.estimated
         else "",
-        _slices_html(outcome.slices),
+        _slices_html(look),
         _service_html(look),
         f"<h2>Since the month before</h2><ul>{''.join(f'<li>{html.escape(w)}</li>' for w in since)}</ul>"
         if since
@@ -377,12 +378,14 @@ def _write_page(outcome: Month, look: Look, rows: "pd.DataFrame", since: list[st
     write_file(outcome.report, page(f"{outcome.model} in {outcome.month}", "".join(body)))
 
 # %% ../../nbs/api/63b_monitoring.months.ipynb #page-parts
-def _slices_html(slices: "pd.DataFrame") -> str:
+def _slices_html(look: Look) -> str:
+    slices, of = look.slices, YARDSTICKS[look.task]
     if slices.empty:
         return ""
-    shown, percent = lambda v: number(v) if v == v else "–", lambda v: f"{v:.1%}" if v == v else "–"
+    shown = lambda v: number(v) if v == v else "–"
+    mean = (lambda v: f"{v:.1%}" if v == v else "–") if of.higher else shown
     rows = [
-        [r.slice, f"{r.rows:,.0f}", percent(r.mean_probability), percent(r.rate), shown(r.auc),
+        [r.slice, f"{r.rows:,.0f}", mean(r.answered), mean(r.observed), shown(r.realised),
          f"{shown(r.estimated)} ({shown(r.low)} to {shown(r.high)})" if r.estimated == r.estimated else "–",
          shown(r.reference), r.moved]
         for r in slices.itertuples()
@@ -392,7 +395,7 @@ def _slices_html(slices: "pd.DataFrame") -> str:
         "predictions",
         "mean predicted",
         "observed",
-        "AUC",
+        of.name,
         "estimated (95 %)",
         "on the hold-out",
         "alarms",

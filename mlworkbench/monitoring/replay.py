@@ -129,7 +129,13 @@ def _first_champion(settings: Settings, plan: Plan) -> None:
 
 
 def _spec(settings: Settings, model: str) -> ModelSpec:
-    return version_spec(settings, find_version(settings, model, "1"))
+    spec = version_spec(settings, find_version(settings, model, "1"))
+    if spec.task == "regression":
+        raise DataError(
+            f"'{model}' predicts a number; a replay judges by AUC and log loss, so it lives through a classifier's year only.",
+            model=model,
+        )
+    return spec
 
 # %% ../../nbs/api/67_monitoring.replay.ipynb #live
 def replay(

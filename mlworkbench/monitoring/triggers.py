@@ -21,6 +21,7 @@ from mlworkbench.core.errors import (
     SettingsError,
     TableNotFound,
     WorkbenchError,
+    did_you_mean,
 )
 from ..core.settings import RetrainSection, Settings, user_name
 from ..data.tables import read_table, table_version
@@ -28,7 +29,8 @@ from ..governance.approvals import approve, reject
 from ..governance.audit import read_audit, record
 from ..governance.requests import state_of
 from ..governance.roles import require_role
-from ..models.comparison import Difference, compare_auc
+from ..models.comparison import Difference
+from ..models.evaluation import TASKS
 from mlworkbench.models.registry import (
     CHAMPION,
     ModelVersion,
@@ -37,7 +39,7 @@ from mlworkbench.models.registry import (
     load_holdout,
     version_spec,
 )
-from .alerts import alerts, raise_alert, silenced, supersede, watch_books
+from .alerts import alerts, causes_of, raise_alert, silenced, supersede, watch_books
 from ..pipeline.graph import read_pipeline
 from ..pipeline.request import Request, parse_parameters
 from ..pipeline.runner import run_pipeline
@@ -163,7 +165,13 @@ def policy_of(settings: Settings, model: str) -> RetrainSection:
             f"settings.ini has no section [retrain {model}], so nothing says how '{model}' learns again.",
             section=f"retrain {model}",
         )
-    return settings.retrain[model]
+    policy, known = settings.retrain[model], causes_of(settings, model)
+    for cause in (part.strip() for part in policy.on.split(",") if part.strip()):
+        if cause not in known:
+            raise SettingsError(
+                f"settings.ini, section [retrain {model}], key 'on': no alert is about '{cause}'.{did_you_mean(cause, known)}"
+            )
+    return policy
 
 
 def ask_retraining(settings: Settings, model: str, reason: str, actor: str | None = None) -> None:
@@ -312,7 +320,7 @@ def judged(settings: Settings, challenger: ModelVersion) -> Difference:
         open_predictor(settings, challenger.name, which)(rows)
         for which in (CHAMPION, str(challenger.version))
     ]
-    return compare_auc(rows[spec.label].to_numpy(), *scores)
+    return TASKS[spec.task].gain(rows[spec.label].to_numpy(), *scores)
 
 
 def carry_out(

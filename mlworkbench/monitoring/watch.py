@@ -21,7 +21,16 @@ from ..core.errors import DataError, WorkbenchError
 from ..core.settings import Settings
 from ..governance.approvals import champions
 from ..governance.audit import recover
-from .alerts import Alert, alerts, confirm, kept_looks, observe
+from mlworkbench.monitoring.alerts import (
+    Alert,
+    alerts,
+    confirm,
+    days_of,
+    kept_looks,
+    looks_behind,
+    observe,
+    rules_of,
+)
 from .looks import take_look, watch_version
 from .triggers import at_work_since, carry_out, not_now, reasons, retrainings
 
@@ -42,13 +51,15 @@ def windows(days: int, since: datetime, until: datetime) -> list[tuple[datetime,
 def look_around(settings: Settings, model: str) -> list[Alert]:
     "Take the looks at the champion that are due; the alerts that they opened, confirmed or resolved."
     watched, changed = watch_version(settings, model), []
-    version = watched.predictor.version
-    kept = kept_looks(settings, model, version)
-    for start, end in windows(settings.monitor.window, at_work_since(settings, model), now()):
-        before = kept.get(end.isoformat())
-        labels_are_due = end + timedelta(days=settings.monitor.label_delay) <= now()
-        if before is None or (labels_are_due and before.wants_labels):
-            changed += observe(settings, take_look(watched, start, end))
+    version, since = watched.predictor.version, at_work_since(settings, model)
+    lengths = {days_of(rule, settings) for rule in rules_of(settings, model).values()}
+    for days in sorted(lengths | {settings.monitor.window}):
+        kept = kept_looks(settings, model, version, days)
+        for start, end in windows(days, since, now()):
+            before = kept.get(end.isoformat())
+            labels_are_due = end + timedelta(days=settings.monitor.label_delay) <= now()
+            if before is None or (labels_are_due and before.wants_labels):
+                changed += observe(settings, take_look(watched, start, end))
     return changed + _late_labels(settings, model, version)
 
 
@@ -59,9 +70,9 @@ def _late_labels(settings: Settings, model: str, version: int) -> list[Alert]:
         if alert.cause != "performance" or alert.confirmed or alert.version == version:
             continue
         told: list[Alert] = []
-        for kept in kept_looks(settings, model, alert.version).values():
+        for kept in looks_behind(settings, alert):
             start, end = (datetime.fromisoformat(moment) for moment in (kept.start, kept.end))
-            if kept.start >= alert.since and kept.end <= alert.opened and end <= due and kept.wants_labels:
+            if end <= due and kept.wants_labels:
                 look = take_look(watch_version(settings, model, str(alert.version)), start, end)
                 told = confirm(settings, alert, look) or told
         changed += told

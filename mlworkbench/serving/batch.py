@@ -266,8 +266,10 @@ def score_period(
     period_bounds(period)  # a mistyped one is told before a model is loaded
     predictor = open_predictor(settings, model, which, os.cpu_count() or 1)
     spec, version, root = predictor.loaded.spec, predictor.version, settings.resolve(settings.tables.url)
+    there = [f.name for f in open_table(root, spec.features).schema().fields]
+    slices = [c for c in spec.slices if c in there]  # which monitoring looks at one by one
     keep, own = (
-        list(dict.fromkeys([spec.key, spec.time, *spec.columns])),
+        list(dict.fromkeys([spec.key, spec.time, *spec.columns, *slices])),
         ("month", "asked_day", spec.answer),
     )
     if taken := [c for c in keep if c in (*own, *ADDED)]:
