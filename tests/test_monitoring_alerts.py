@@ -6,18 +6,24 @@
 from mlworkbench.monitoring.alerts import (
     DataError,
     Look,
+    SettingsError,
+    _told_to,
     acknowledge,
     alerts,
     datetime,
     kept_looks,
+    looks_behind,
+    now,
     observe,
     prometheus_text,
     silence,
+    silenced,
     tell,
     timedelta,
 )
 
 # %% ../nbs/api/64_monitoring.alerts.ipynb #test-alerts
+from dataclasses import replace
 from datetime import UTC
 
 import pandas as pd
@@ -125,6 +131,139 @@ def test_it_cools_down_before_it_opens_again(project):
     lives(settings, look(1, ["a"]), look(2, ["a"]), look(3), look(4))
     assert lives(settings, look(5, ["a"]), look(6, ["a"]), look(7, ["a"]))[:2] == [[], []]
     assert [a.state for a in alerts(settings)] == ["open", "resolved"]
+
+
+def ruled(project, text):
+    (project.root / "settings.ini").write_text(
+        "[project]\nname = x\n[notify]\nmail = all@example.org\n" + text
+    )
+    return read_settings(project.root)
+
+
+def sliced(one, **columns):
+    "The look with these slices."
+    frame = pd.DataFrame({"slice": [f"k = {i}" for i in range(4)], **columns})
+    one.__dict__["slices"] = frame
+    return one
+
+
+def test_an_alert_names_the_slices_where_most_of_it_is(project):
+    moved = ["a", "", "a, b, c", "a"]
+    lives(project, *(sliced(look(i, ["a"]), moved=moved) for i in (1, 2)))
+    assert alerts(project)[0].words.endswith("; most for k = 2") and alerts(project)[0].facts["slices"] == [
+        "k = 2"
+    ]
+    told = {"estimated": [0.8, 0.5, 0.79, 0.9], "reference": 0.8, "moved": ""}
+    lives(project, *(sliced(look(i, auc=0.6), **told) for i in (3, 4)))
+    assert "; most for k = 1, k = 2. Next: mlw explain 2" in alerts(project)[0].text
+
+
+def test_a_slice_that_fell_further_than_the_whole_is_a_cause_of_its_own(project):
+    settings = ruled(
+        project, "[alert worst]\nwhat = slices\n[alert realised]\nwhat = realised\nlimit = 0.2\n"
+    )
+    told = {
+        "realised": [0.6, 0.79, 0.7, 0.81],
+        "reference": 0.8,
+        "fallen": [True, False, True, False],
+        "moved": "",
+    }
+    of = lambda i, whole: sliced(look(i, realised=whole), **told)
+    assert lives(settings, of(1, 0.78), of(2, 0.78))[-1] == [("slices", "open", False)]
+    (alert,) = alerts(settings)
+    assert (
+        alert.words
+        == "AUC is 0.600 for k = 0, 0.800 on the hold-out; AUC is 0.700 for k = 2, 0.800 on the hold-out"
+    )
+    assert "mlw explain 1" in alert.text
+    assert lives(settings, of(3, 0.63), of(4, 0.63))[-1] == [("slices", "resolved", False)], (
+        "the whole fell as far"
+    )
+
+
+def test_what_moved_since_the_window_before_is_a_rule_of_its_own(project):
+    settings = ruled(project, "[alert jump]\nwhat = change\nneeded = 1\nof = 1\n")
+    one = look(1)
+    assert lives(settings, one) == [[]], "there is no window before"
+    jumped = look(2)
+    jumped.__dict__["change"] = look(2, ["a"]).drift
+    assert lives(settings, jumped) == [[("change", "open", False)]]
+    assert "a has moved" in alerts(settings)[0].words and "mlw alerts show 1" in alerts(settings)[0].text
+
+
+def test_any_figure_of_a_look_can_have_a_limit(project):
+    settings = ruled(
+        project,
+        """[alert slow]
+what = metric
+metric = p99
+above = 200
+mail = service@example.org
+[alert idle]
+what = metric
+metric = earned
+below = -5
+severity = warn
+""",
+    )
+    of = lambda i, p99, earned: replace(look(i), service={"p99": p99}, kpis={"earned": earned})
+    lives(settings, of(1, 210, 0), of(2, 190, -6), of(3, 250, -7))
+    assert [(a.cause, a.severity, a.words) for a in alerts(settings)] == [
+        ("earned", "warn", "earned is -7, below -5"),
+        ("p99", "alarm", "p99 is 250, above 200"),
+    ]
+    assert [_told_to(settings, a).notify.mail for a in alerts(settings)] == [
+        "all@example.org",
+        "service@example.org",
+    ]
+    silence(settings, "m", "p99", now() + timedelta(days=1), "we know")
+    assert silenced(settings, "m", "p99") and not silenced(settings, "m", "earned")
+    lives(settings, replace(look(4), kpis={"earned": 3}), replace(look(5), kpis={"earned": 3}))
+    assert [a.state for a in alerts(settings)] == ["resolved", "open"], (
+        "where nothing was served, nothing is said of it"
+    )
+
+
+@pytest.mark.parametrize(
+    "rule, said",
+    [
+        ("what = metric\nmetric = p99", "either above or below"),
+        ("what = metric\nabove = 1", "needs a figure's name"),
+        ("what = drift\nabove = 1", "'drift' has a limit"),
+        ("what = metric\nmetric = brierr\nabove = 1", "'brierr', which no look shows. Did you mean 'brier'"),
+    ],
+)
+def test_a_rule_that_says_nothing_is_refused(project, rule, said):
+    settings = ruled(project, f"[alert x]\n{rule}\n")
+    told = {"labelled": 1.0, "auc": 0.8, "brier": 0.1}
+    with pytest.raises(SettingsError, match=said):
+        observe(settings, replace(look(1), realised=told))
+
+
+def test_a_rule_looks_at_windows_of_its_own_length(project):
+    settings = ruled(project, "[alert daily]\nwhat = drift\nwindow = 1\nneeded = 1\nof = 1\n")
+    day = lambda one: replace(one, start=one.end - timedelta(days=1))
+    assert lives(settings, look(1, ["a"])) == [[]]
+    assert lives(settings, day(look(1, ["a"]))) == [[("drift", "open", False)]]
+    (alert,) = alerts(settings)
+    assert alert.rule == "daily" and [k.start for k in looks_behind(settings, alert)] == [alert.since]
+    assert len(kept_looks(settings, "m")) == len(kept_looks(settings, "m", days=1)) == 1
+
+
+def test_a_regression_is_judged_by_its_rmse(project):
+    of = lambda i, rmse, half, realised=float("nan"), share=0.0: replace(
+        look(i),
+        task="regression",
+        estimated={"rmse": Estimate(rmse, rmse - half, rmse + half, 0.01, 0.001)},
+        realised={"labelled": share, "rmse": realised},
+        reference={"rmse": 20.0},
+    )
+    assert lives(project, of(1, 23, 4), of(2, 23, 4)) == [[], []], (
+        "the band does not rule out that nothing changed"
+    )
+    assert lives(project, of(3, 23, 2), of(4, 23, 2))[-1] == [("performance", "open", False)]
+    assert "RMSE is probably 23 (21 to 25), 20 when" in alerts(project)[0].text
+    assert lives(project, of(3, 23, 2, 22.5, 1.0)) == [[("performance", "open", True)]]
 
 
 def test_too_few_rows_say_nothing(project):

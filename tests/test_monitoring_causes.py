@@ -24,7 +24,7 @@ from itertools import permutations
 import nbformat
 import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from mlworkbench.core.clock import at
 from mlworkbench.core.settings import AlertSection, read_settings
@@ -136,6 +136,37 @@ def test_the_feature_that_moved_and_the_slice_that_turned_are_named(alarmed):
     assert "k = y" in found.words and "of that: a +" in found.words
     for figure in (features_figure(found), features_figure(found, "loss"), slices_figure(found.loss_slices)):
         assert len(figure.axes[0].patches) > 1
+
+
+def test_a_regressions_error_is_split_too(alarmed):
+    root = alarmed.resolve(alarmed.tables.url)
+    rows, rng = pd.read_parquet(alarmed.root / "rows.parquet"), np.random.default_rng(2)
+    late = (np.arange(len(rows)) >= 2400) & (rows.k == "y")
+    rows["y"] = np.where(late, -rows.a, rows.a) * (1 + rows.b) + rng.normal(size=len(rows))
+    write_table(root, "answers", rows[["id", "y"]].assign(known_at=rows.asked + pd.Timedelta("1d")))
+    train, test = rows[:1200], rows[1200:2400]
+    model = LinearRegression().fit(train[["a", "b"]], train.y)
+    spec = ModelSpec(
+        ["a", "b"], "rows", "answers", "id", "asked", "y", "known_at", slices=["k"], task="regression"
+    )
+    answers = profile(pd.DataFrame({"prediction": model.predict(test[["a", "b"]])}))
+    register_model(
+        model, "n", spec, train[["a", "b"]].head(), profile(train[["a", "b"]]), answers, holdout=test
+    )
+    write_table(
+        root, "n_predictions", rows.assign(prediction=model.predict(rows[["a", "b"]]), model_version=1)
+    )
+    watched, week = watch_version(alarmed, "n", "1"), BEGIN + timedelta(days=14)
+    with at(week + timedelta(days=9)):
+        look = take_look(watched, week, week + timedelta(days=7))
+        assert look.estimated["rmse"].low < look.realised["rmse"] and look.reference["r2"] > 0
+        observe(alarmed, look)
+    (alert,) = [a for a in alerts(alarmed, "n") if a.cause == "drift"]
+    found = explain(alarmed, alert.id)
+    assert "The squared error was" in found.words and found.features.feature[0] == "a"
+    assert found.loss["after"] > found.loss["expected"] > found.loss["before"]
+    first = found.loss_slices[found.loss_slices.column == "k"].iloc[0]
+    assert first.slice == "k = y" and first.within > 0
 
 
 def test_the_notebook_has_run_and_an_earlier_one_is_kept(alarmed):

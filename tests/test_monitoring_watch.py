@@ -8,6 +8,7 @@ from mlworkbench.monitoring.watch import (
     LAST,
     UTC,
     datetime,
+    kept_looks,
     os,
     round_,
     timedelta,
@@ -105,6 +106,27 @@ def test_whoever_begins_late_sees_the_same(settings):
     with at(datetime(2013, 3, 4, 6, tzinfo=UTC)):
         round_(settings, lambda words: None)
     assert {a.cause for a in alerts(settings)} == {"performance", "drift"}
+
+
+def test_rules_of_other_lengths_have_looks_of_their_own(settings):
+    ini = settings.root / "settings.ini"
+    ini.write_text(ini.read_text() + "[alert short]\nwhat = drift\nwindow = 3\nneeded = 1\nof = 1\n")
+    settings = read_settings(settings.root)
+    live(settings, *MONDAYS[:4])
+    (drift,) = [a for a in alerts(settings) if a.cause == "drift"]
+    assert drift.rule == "short" and drift.since.startswith("2013-02-18")
+    assert len(kept_looks(settings, "m", days=3)) > len(kept_looks(settings, "m")) > 2
+
+
+def test_a_clock_that_goes_back_changes_nothing(settings):
+    live(settings, *MONDAYS[:4])
+    before, looks, said = alerts(settings), kept_looks(settings, "m"), []
+    for moment in (datetime(2013, 2, 12, tzinfo=UTC), datetime(2012, 6, 1, tzinfo=UTC)):
+        with at(moment):
+            round_(settings, said.append)
+    assert (said, alerts(settings), kept_looks(settings, "m")) == ([], before, looks)
+    live(settings, MONDAYS[4])
+    assert [a.cause for a in alerts(settings)] == ["performance", "drift"]
 
 
 def test_what_goes_wrong_with_a_model_is_said_and_stops_no_other(settings):
