@@ -6,6 +6,7 @@
 from mlworkbench.monitoring.looks import (
     DataError,
     LABEL,
+    MINUTES,
     ModelSpec,
     PREDICTION,
     SettingsError,
@@ -134,6 +135,24 @@ def test_what_was_served_counts_too_with_labels_by_request(watched):
     assert look.rows == n and look.realised["labelled"] == 1 and 0.3 < look.realised["auc"] < 0.7
     assert look.service == {"requests": n, "median": pytest.approx(2), "p99": pytest.approx(2)}
     assert {spec.key, "label"} <= set(answered(watched, BEGIN, BEGIN + timedelta(days=1)))
+
+
+def test_errors_and_saturation_of_the_service_are_told(watched):
+    root, week = watched.settings.resolve(watched.settings.tables.url), (BEGIN, BEGIN + timedelta(days=7))
+    told = {
+        "requests": [100, 300, 50, 999],
+        "errors": [1, 3, 0, 999],
+        "refused": [8, 0, 9, 0],
+        "busy": [0, 40, 0, 0],
+    }
+    moments = pd.Timestamp(BEGIN) + pd.to_timedelta([1, 2, 3, 200], unit="h")
+    write_table(
+        root, MINUTES, pd.DataFrame(told).assign(models=["m", "k,m", "k", "m"], at=moments.as_unit("us"))
+    )
+    shares = {"errors": 0.01, "refused": 0.02, "busy": 0.1}
+    assert take_look(watched, *week).service == pytest.approx(shares)
+    nobody = take_look(watched, BEGIN + timedelta(days=365), BEGIN + timedelta(days=372))
+    assert nobody.rows == 0 and nobody.service == {}
 
 
 def test_columns_that_are_empty_new_or_of_no_use_are_no_trouble(watched):

@@ -6,6 +6,7 @@
 from mlworkbench.serving.predictionlog import (
     Batch,
     Columns,
+    MINUTES,
     Mover,
     PredictionLog,
     entry,
@@ -91,6 +92,21 @@ def test_a_mover_that_is_killed_is_followed_by_another(settings):
     kept.append(line("b"))
     mover.close()
     assert mover.process.pid != first and sorted(served(settings).request_id) == ["a", "b"]
+
+
+def test_what_is_counted_is_in_a_table_once_whoever_is_killed(settings):
+    news, mine = [3, 0, 4, 5], lambda n: {"requests": n, "refused": 0, "errors": int(n > 0), "busy": 0}
+    count = lambda: mine(news.pop(0) if news else 0)
+    mover = Mover([PredictionLog(settings, "m")], 60, count, minute=0.0)
+    mover.move()
+    os.kill(mover.process.pid, signal.SIGKILL)
+    mover.process.wait()
+    mover.move()  # nothing was counted in the second minute, and there is another process
+    mover.minutes = [{"boot": mover.boot, "number": 1} | mine(9)]  # as after an answer that was lost
+    mover.close()
+    rows = read_table(settings.resolve(settings.tables.url), MINUTES).sort_values("number")
+    assert rows.requests.tolist() == [3, 4, 5] and rows.errors.tolist() == [1, 1, 1]
+    assert (rows.models == "m").all() and (rows["at"] >= rows.since).all()
 
 
 def test_what_a_killed_process_acknowledged_is_found_again(settings):

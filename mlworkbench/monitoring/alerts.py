@@ -80,10 +80,10 @@ class Reading:
 
 def read(rule: AlertSection, look: Look, settings: Settings) -> Reading | None:
     "The reading; None where the look says too little."
+    if rule.what == "metric" and (rule.metric in SERVICE or look.rows >= MIN_ROWS):
+        return _read_metric(rule, look)
     if look.rows < MIN_ROWS:
         return None
-    if rule.what == "metric":
-        return _read_metric(rule, look)
     if rule.what == "drift":
         return _read_drift(rule.limit or 1.0, look, look.drift)
     if rule.what == "change":
@@ -132,7 +132,7 @@ def _read_slices(look: Look, of: Yardstick, far: "Callable[..., float]") -> Read
     return Reading(beyond[0][0] if beyond else 0.0, words, {"slices": [r.slice for _, r in beyond[:20]]})
 
 
-SERVICE = ("requests", "median", "p99", "errors", "refused", "busy")  # of rows that were served
+SERVICE = ("requests", "median", "p99", "errors", "refused", "busy")  # what a look says of the service
 
 
 def _read_metric(rule: AlertSection, look: Look) -> Reading | None:

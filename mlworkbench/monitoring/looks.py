@@ -31,6 +31,7 @@ from .estimation import Estimate, Estimator
 from .losses import LEAST, LossEstimator
 from .performance import YARDSTICKS, Yardstick, realised
 from ..serving.labels import with_labels
+from ..serving.predictionlog import MINUTES
 from ..serving.predictor import Predictor, open_predictor
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Look:
     kpis: dict[str, float] = field(default_factory=dict)  # what the project's own function says
     service: dict[str, float] = field(
         default_factory=dict
-    )  # of rows that were served: requests, median and p99 (ms)
+    )  # of rows that were served: requests, median and p99 (ms); of all that asked: shares of errors, refused, busy
     task: str = "classification"
     watched: Watched | None = field(default=None, repr=False)  # the version, and the rows it answered
     answers: "pd.DataFrame | None" = field(default=None, repr=False)
@@ -233,10 +234,11 @@ def look_at(
     about = loaded.version.name, loaded.version.version, start, end, len(rows)
     if not len(rows):
         nothing = {"rows": 0.0, "labelled": 0.0}
-        return Look(*about, pd.DataFrame(), {}, nothing, watched.metrics, task=task)
+        served = _service(watched, rows, start, end)
+        return Look(*about, pd.DataFrame(), {}, nothing, watched.metrics, service=served, task=task)
     drift = _drift_of(watched, watched.reference, rows)
     found = drift, watched.estimate(rows), realised(rows, task), watched.metrics
-    more = project_kpis(watched.settings, rows), _service(rows)
+    more = project_kpis(watched.settings, rows), _service(watched, rows, start, end)
     return Look(*about, *found, *more, task, watched, rows, before)
 
 # %% ../../nbs/api/63_monitoring.looks.ipynb #drift-of
@@ -267,11 +269,24 @@ def _profile_before(watched: Watched, rows: "pd.DataFrame") -> dict:
     return profile(rows[asked].assign(**{PREDICTION: rows[watched.spec.answer]}))
 
 
-def _service(rows: "pd.DataFrame") -> dict[str, float]:
-    if "seconds" not in rows or not rows.seconds.notna().any():
-        return {}
-    of = rows.dropna(subset=["seconds"]).drop_duplicates("request_id").seconds * 1000
-    return {"requests": float(len(of)), "median": float(of.median()), "p99": float(of.quantile(0.99))}
+def _service(watched: Watched, rows: "pd.DataFrame", start: datetime, end: datetime) -> dict[str, float]:
+    found = {}
+    if "seconds" in rows and rows.seconds.notna().any():
+        of = rows.dropna(subset=["seconds"]).drop_duplicates("request_id").seconds * 1000
+        found = {"requests": float(len(of)), "median": float(of.median()), "p99": float(of.quantile(0.99))}
+    moments = [f"TIMESTAMP '{m:%Y-%m-%dT%H:%M:%SZ}'" for m in (start, end)]
+    where = f'"at" >= {moments[0]} AND "at" < {moments[1]}'
+    try:
+        minutes = read_table(watched.settings.resolve(watched.settings.tables.url), MINUTES, where=where)
+    except TableNotFound:
+        return found
+    model = watched.predictor.loaded.version.name
+    mine = minutes[np.array([model in models.split(",") for models in minutes.models], bool)]
+    asked = mine.requests.sum()
+    shares = (
+        {name: float(mine[name].sum() / asked) for name in ("errors", "refused", "busy")} if asked else {}
+    )
+    return found | shares
 
 # %% ../../nbs/api/63_monitoring.looks.ipynb #kpis
 def project_kpis(settings: Settings, rows: "pd.DataFrame") -> dict[str, float]:

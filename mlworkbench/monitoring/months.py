@@ -406,5 +406,13 @@ def _slices_html(look: Look) -> str:
 def _service_html(look: Look) -> str:
     if not look.service:
         return ""
-    s = look.service
-    return f"<h2>As a service</h2><p>{s['requests']:,.0f} requests; half were answered within {s['median']:.1f} ms, 99 % within {s['p99']:.1f} ms. Errors and saturation stand in the server's <code>/metrics</code>.</p>"
+    s, told = look.service, []
+    if "requests" in s:
+        told.append(
+            f"{s['requests']:,.0f} requests; half were answered within {s['median']:.1f} ms, 99 % within {s['p99']:.1f} ms."
+        )
+    if "errors" in s:
+        told.append(
+            f"Of all that was asked of the service, {s['errors']:.2%} failed, {s['refused']:.2%} were refused (the caller's mistake), {s['busy']:.2%} were turned away since it was busy."
+        )
+    return f"<h2>As a service</h2><p>{' '.join(told)}</p>"

@@ -56,6 +56,7 @@ class _Measures:
         self.registry, labels = prometheus.CollectorRegistry(), ["model", "version"]
         self.of: dict[tuple[str, int], _Count] = {}
         self.refused: Counter[int] = Counter()  # status → answers that are no prediction
+        self.known: dict[str, int] = {}  # what was told as news
         self.registry.register(self)
         made = lambda kind, *about, **more: kind(*about, registry=self.registry, **more)
         self.fallbacks = made(
@@ -92,6 +93,18 @@ class _Measures:
         count.rows += rows
         count.seconds += seconds
         count.buckets[bisect.bisect_left(BOUNDS, seconds)] += 1
+
+    def news(self) -> dict[str, int]:
+        "Answers since it was asked last: requests, and of them refused, errors and busy."
+        refused = self.refused.copy()
+        total = {
+            "requests": sum(sum(count.buckets) for count in list(self.of.values())) + refused.total(),
+            "busy": refused[429],
+            "errors": sum(times for status, times in refused.items() if status >= 500),
+        }
+        total["refused"] = refused.total() - total["busy"] - total["errors"]
+        before, self.known = self.known, total
+        return {name: value - before.get(name, 0) for name, value in total.items()}
 
     def collect(self) -> Iterator:
         "The counts as Prometheus' client wants them, when it asks."
@@ -134,8 +147,8 @@ class Service:
         for problem in adopt_settings(settings, models):
             log.warning("settings.ini, section [serving], key 'traffic': %s", problem)
         self.models = {name: Served(settings, name, self.pool) for name in models}
-        self.mover = Mover([served.log for served in self.models.values()])
         self.measures, self.shadows = _Measures(self), set()
+        self.mover = Mover([served.log for served in self.models.values()], counts=self.measures.news)
         self.routes = _routes(self.models)
         self.arriving: dict[
             asyncio.Task, float
