@@ -2368,6 +2368,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'mlworkbench/pipeline/tracking.py'),
                                                'mlworkbench.pipeline.tracking.Tracker.start_step': ( 'api/pipeline.tracking.html#tracker.start_step',
                                                                                                      'mlworkbench/pipeline/tracking.py'),
+                                               'mlworkbench.pipeline.tracking._make_database': ( 'api/pipeline.tracking.html#_make_database',
+                                                                                                 'mlworkbench/pipeline/tracking.py'),
                                                'mlworkbench.pipeline.tracking.experiment_id': ( 'api/pipeline.tracking.html#experiment_id',
                                                                                                 'mlworkbench/pipeline/tracking.py'),
                                                'mlworkbench.pipeline.tracking.kernel_environment': ( 'api/pipeline.tracking.html#kernel_environment',

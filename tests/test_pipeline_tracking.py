@@ -9,6 +9,7 @@ from mlworkbench.pipeline.tracking import (
     kernel_environment,
     mlflow_client,
     start_tracking,
+    time,
 )
 
 # %% ../nbs/api/26_pipeline.tracking.ipynb #test-tracking
@@ -45,6 +46,30 @@ def test_plain_mlflow_calls_of_another_process_join_the_step(project):
     subprocess.run([sys.executable, "-c", code], check=True, env=env, cwd=project.root, capture_output=True)
     tracker.finish_step(child, {}, {"auc": 0.5}, "done")
     assert tracker.client.get_run(child).data.metrics == {"own": 2.0, "auc": 0.5}
+
+
+@pytest.mark.parametrize("patience", [0.0, 0.1, 0.4])
+def test_killed_while_mlflow_makes_its_database_one_goes_on(project, patience):
+    making = "from mlworkbench.core.settings import Settings; from mlworkbench.pipeline.tracking import mlflow_client; mlflow_client(Settings(root={!r}))"
+    child = subprocess.Popen(
+        [sys.executable, "-c", making.format(str(project.root))], stderr=subprocess.DEVNULL
+    )
+    new = project.root / ".mlw" / "mlflow.db.new"
+    while not (new.exists() and new.stat().st_size):
+        assert child.poll() is None
+        time.sleep(0.01)
+    time.sleep(patience)
+    child.kill()
+    child.wait()
+    assert start_tracking(project, "p", "r1", {}).run and not new.exists()
+
+
+def test_two_at_once_make_one_database(project):
+    code = f"from mlworkbench.core.settings import Settings; from mlworkbench.pipeline.tracking import start_tracking; start_tracking(Settings(root={str(project.root)!r}), 'p', 'r', {{}})"
+    both = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [child.wait() for child in both] == [0, 0]
+    client = mlflow_client(project)
+    assert len(client.search_runs([client.get_experiment_by_name("p").experiment_id])) == 2
 
 
 def test_an_mlflow_that_cannot_be_reached_is_said_with_the_key(tmp_path):

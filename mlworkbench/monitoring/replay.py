@@ -155,9 +155,7 @@ def replay(
         mine, begin = _prepare(settings, plan), plan.first
     keep = lambda following: write_file(state, json.dumps({"plan": words, "next": str(following)}).encode())
     _first_champion(mine, plan)
-    keep(
-        begin
-    )  # killed before, it begins anew: MLflow can't go on with a database that it was killed in making
+    keep(begin)
     total = (plan.last - plan.first).days + 1
     for day in plan.days(begin):
         moment = _moment(day) + timedelta(days=1)

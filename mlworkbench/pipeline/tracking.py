@@ -8,12 +8,14 @@ __all__ = ['QUIET', 'tracking_uri', 'mlflow_client', 'use_mlflow', 'kernel_envir
 
 # %% ../../nbs/api/26_pipeline.tracking.ipynb #imports
 import contextlib
+import fcntl
 import json
 import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import SettingsError, WorkbenchError
@@ -45,6 +47,8 @@ def mlflow_client(settings: Settings) -> "MlflowClient":
     uri = tracking_uri(settings)
     (settings.root / ".mlw").mkdir(exist_ok=True)
     try:
+        if uri.startswith("sqlite:"):
+            _make_database(uri, settings.resolve(settings.tracking.artifacts))
         client = MlflowClient(uri, uri)
         client.search_experiments(max_results=1)
         return client
@@ -52,6 +56,25 @@ def mlflow_client(settings: Settings) -> "MlflowClient":
         raise SettingsError(
             f"MLflow at {uri} can't be used: {err}. See settings.ini, section [tracking], key 'uri'.", uri=uri
         ) from err
+
+
+def _make_database(uri: str, artifacts: str) -> None:
+    "MLflow's SQLite file, if there is none: made beside its place, since MLflow can't go on with one that it was killed in making."
+    import sqlalchemy as sa
+
+    path = Path(sa.make_url(uri).database or "")
+    if path.exists() or not path.name:
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with path.with_name(f"{path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            new = path.with_name(f"{path.name}.new")
+            new.unlink(missing_ok=True)
+            store = SqlAlchemyStore(f"sqlite:///{new}", artifacts)
+            store.engine.dispose()
+            os.replace(new, path)
 
 
 def use_mlflow(settings: Settings):
