@@ -242,12 +242,12 @@ def test_a_rule_that_says_nothing_is_refused(project, rule, said):
 
 def test_a_rule_looks_at_windows_of_its_own_length(project):
     settings = ruled(project, "[alert daily]\nwhat = drift\nwindow = 1\nneeded = 1\nof = 1\n")
-    day = lambda one: replace(one, start=one.end - timedelta(days=1))
+    day = lambda one: replace(one, start=one.end - timedelta(days=1), window="1")
     assert lives(settings, look(1, ["a"])) == [[]]
     assert lives(settings, day(look(1, ["a"]))) == [[("drift", "open", False)]]
     (alert,) = alerts(settings)
     assert alert.rule == "daily" and [k.start for k in looks_behind(settings, alert)] == [alert.since]
-    assert len(kept_looks(settings, "m")) == len(kept_looks(settings, "m", days=1)) == 1
+    assert len(kept_looks(settings, "m")) == len(kept_looks(settings, "m", window="1")) == 1
 
 
 def test_a_regression_is_judged_by_its_rmse(project):

@@ -11,12 +11,15 @@ from mlworkbench.monitoring.watch import (
     kept_looks,
     os,
     round_,
+    row_windows,
     timedelta,
     watch,
+    watch_version,
     windows,
 )
 
 # %% ../nbs/api/66_monitoring.watch.ipynb #test-watch
+import itertools
 import subprocess
 import sys
 import time
@@ -29,7 +32,7 @@ from sklearn.linear_model import LogisticRegression
 from mlworkbench.core.clock import at
 from mlworkbench.core.settings import read_settings
 from mlworkbench.data.profiles import profile
-from mlworkbench.data.tables import write_table
+from mlworkbench.data.tables import read_table, write_table
 from mlworkbench.governance.approvals import approve
 from mlworkbench.models.registry import ModelSpec, register_model
 from mlworkbench.monitoring.alerts import alerts
@@ -115,7 +118,29 @@ def test_rules_of_other_lengths_have_looks_of_their_own(settings):
     live(settings, *MONDAYS[:4])
     (drift,) = [a for a in alerts(settings) if a.cause == "drift"]
     assert drift.rule == "short" and drift.since.startswith("2013-02-18")
-    assert len(kept_looks(settings, "m", days=3)) > len(kept_looks(settings, "m")) > 2
+    assert len(kept_looks(settings, "m", window="3")) > len(kept_looks(settings, "m")) > 2
+
+
+def test_windows_of_rows_follow_one_another_and_part_no_moment(settings):
+    ini = settings.root / "settings.ini"
+    ini.write_text(ini.read_text().replace("[monitor]", "[monitor]\nwindow = 450 rows"))
+    settings = read_settings(settings.root)
+    live(settings, *MONDAYS[:2])
+    first = kept_looks(settings, "m")
+    assert [k.realised["rows"] for k in first.values()] == [450] * len(first) and len(first) == 3
+    live(settings, *MONDAYS[2:])
+    kept = list(kept_looks(settings, "m").values())
+    assert kept[:3] == list(first.values()) or [k.end for k in kept[:3]] == list(first)
+    assert all(a.end == b.start for a, b in itertools.pairwise(kept)) and len(kept) == 7
+    assert {a.cause for a in alerts(settings)} == {"performance", "drift"}
+    root = settings.resolve(settings.tables.url)
+    rows = read_table(root, "m_predictions")
+    rows["asked"] = rows.asked.dt.floor("D")  # a hundred of one moment
+    write_table(root, "m_predictions", rows)
+    watched = watch_version(settings, "m")
+    with at(datetime(2013, 3, 4, tzinfo=UTC)):
+        (start, end), *_ = row_windows(watched, 450, datetime(2013, 1, 28, tzinfo=UTC), [])
+    assert (start.day, end.day) == (28, 2) and row_windows(watched, 99_999, start, []) == []
 
 
 def test_a_clock_that_goes_back_changes_nothing(settings):

@@ -244,7 +244,12 @@ class MonitorSection(_Section):
     rmse_rise: float = Field(
         0.10, gt=0, description="share by which a regression's RMSE may rise above the evaluation's"
     )
-    window: int = Field(7, ge=1, description="days that are looked at together")
+    window: str = Field(
+        "7",
+        pattern=r"^[1-9]\d*( rows)?$",
+        coerce_numbers_to_str=True,
+        description="what is looked at together: days, as 7, or answered rows, as 5000 rows",
+    )
     label_delay: float = Field(
         0.0, ge=0, description="days after a window's end when nearly all of its labels should be in"
     )
@@ -261,8 +266,11 @@ class AlertSection(_Section):
         description="drift: features that moved; change: since the window before; estimated, realised: AUC or RMSE, before and after labels came; slices: the slice that lost most; metric: any figure of a look"
     )
     model: str = Field("", description="model that it is about; every model if empty")
-    window: int | None = Field(
-        None, ge=1, description="days that are looked at together; [monitor] window if not given"
+    window: str = Field(
+        "",
+        pattern=r"^([1-9]\d*( rows)?)?$",
+        coerce_numbers_to_str=True,
+        description="what is looked at together, as [monitor] window, which holds if not given",
     )
     metric: str = Field(
         "",

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['USED', 'PREDICTION', 'LABEL', 'NAMES', 'MOST', 'column_use', 'Watched', 'watch_version', 'Look', 'answered',
-           'take_look', 'look_at', 'project_kpis', 'look_at_slices']
+           'answer_times', 'take_look', 'look_at', 'project_kpis', 'look_at_slices']
 
 # %% ../../nbs/api/63_monitoring.looks.ipynb #imports
+import contextlib
 import functools
 import importlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -154,9 +155,14 @@ class Look:
         default_factory=dict
     )  # of rows that were served: requests, median and p99 (ms); of all that asked: shares of errors, refused, busy
     task: str = "classification"
+    window: str = ""  # what was looked at together: days, as 7, or rows, as 5000 rows
     watched: Watched | None = field(default=None, repr=False)  # the version, and the rows it answered
     answers: "pd.DataFrame | None" = field(default=None, repr=False)
     before: datetime | None = None  # when the window before this one began
+
+    def __post_init__(self) -> None:
+        if not self.window:
+            object.__setattr__(self, "window", f"{(self.end - self.start) / timedelta(days=1):g}")
 
     @cached_property
     def slices(self) -> "pd.DataFrame":
@@ -194,29 +200,43 @@ def answered(watched: Watched, start: datetime, end: datetime) -> "pd.DataFrame"
         raise DataError(
             f"A window ends after it begins; this one goes from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}."
         )
-    settings, spec = watched.settings, watched.spec
-    model, version = watched.predictor.loaded.version.name, watched.predictor.version
-    root, parts = settings.resolve(settings.tables.url), []
-    for name, time, answer in (
-        (predictions_table(model), spec.time, spec.answer),
-        (served_table(model), "at", "prediction"),
-    ):
-        moments = [f"TIMESTAMP '{m:%Y-%m-%dT%H:%M:%SZ}'" for m in (start, end)]
-        where = f'model_version = {version} AND "{time}" >= {moments[0]} AND "{time}" < {moments[1]}'
-        try:
-            rows = read_table(root, name, where=where)
-        except TableNotFound:
-            continue
-        if len(rows):
-            parts.append(rows.assign(**{"at": rows[time], spec.answer: rows[answer]}))
+    settings, spec, model = watched.settings, watched.spec, watched.predictor.loaded.version.name
+    parts = [
+        rows.assign(**{"at": rows[time], spec.answer: rows[answer]})
+        for rows, time, answer in _answered(watched, start, end)
+        if len(rows)
+    ]
     if not parts:
         return pd.DataFrame(columns=[spec.key, "at", *spec.columns, spec.answer, "label", "known_at"])
     return with_labels(settings, model, spec, pd.concat(parts, ignore_index=True), pd.Timestamp(now()))
 
+# %% ../../nbs/api/63_monitoring.looks.ipynb #answer-times
+def _answered(
+    watched: Watched, start: datetime, end: datetime, only_times: bool = False
+) -> "Iterator[tuple[pd.DataFrame, str, str]]":
+    "Rows of the window in each table that has any of the version, and which columns hold time and answer."
+    settings, spec = watched.settings, watched.spec
+    model, version = watched.predictor.loaded.version.name, watched.predictor.version
+    for name, time, answer in (
+        (predictions_table(model), spec.time, spec.answer),
+        (served_table(model), "at", "prediction"),
+    ):
+        moments = [f"TIMESTAMP '{m:%Y-%m-%dT%H:%M:%S.%fZ}'" for m in (start, end)]
+        where = f'model_version = {version} AND "{time}" >= {moments[0]} AND "{time}" < {moments[1]}'
+        columns = [time] if only_times else None
+        with contextlib.suppress(TableNotFound):
+            yield read_table(settings.resolve(settings.tables.url), name, columns, where), time, answer
+
+
+def answer_times(watched: Watched, start: datetime, end: datetime) -> np.ndarray:
+    "When the version answered in the window, UTC, ascending, shape (n_rows,)."
+    found = [rows[time].to_numpy("datetime64[us]") for rows, time, _ in _answered(watched, start, end, True)]
+    return np.sort(np.concatenate(found)) if found else np.empty(0, "datetime64[us]")
+
 # %% ../../nbs/api/63_monitoring.looks.ipynb #take-look
-def take_look(watched: Watched, start: datetime, end: datetime) -> Look:
+def take_look(watched: Watched, start: datetime, end: datetime, window: str = "") -> Look:
     "Look at the window, with the labels that are known now. Raises `DataError` or `SettingsError`."
-    return look_at(watched, answered(watched, start, end), start, end)
+    return look_at(watched, answered(watched, start, end), start, end, window=window)
 
 
 def look_at(
@@ -224,8 +244,8 @@ def look_at(
     rows: "pd.DataFrame",  # of the window, as `answered` gives them
     start: datetime,
     end: datetime,
-    before: datetime
-    | None = None,  # when the window before began; as long before the start as the end is after it if not given
+    before: datetime | None = None,  # when the window before began; of the same length if not given
+    window: str = "",  # as in `Look`
 ) -> Look:
     "What the window's rows show. Raises `DataError` or `SettingsError`."
     import pandas as pd
@@ -235,11 +255,13 @@ def look_at(
     if not len(rows):
         nothing = {"rows": 0.0, "labelled": 0.0}
         served = _service(watched, rows, start, end)
-        return Look(*about, pd.DataFrame(), {}, nothing, watched.metrics, service=served, task=task)
+        return Look(
+            *about, pd.DataFrame(), {}, nothing, watched.metrics, service=served, task=task, window=window
+        )
     drift = _drift_of(watched, watched.reference, rows)
     found = drift, watched.estimate(rows), realised(rows, task), watched.metrics
     more = project_kpis(watched.settings, rows), _service(watched, rows, start, end)
-    return Look(*about, *found, *more, task, watched, rows, before)
+    return Look(*about, *found, *more, task, window, watched, rows, before)
 
 # %% ../../nbs/api/63_monitoring.looks.ipynb #drift-of
 def _drift_of(watched: Watched, reference: dict, rows: "pd.DataFrame") -> "pd.DataFrame":

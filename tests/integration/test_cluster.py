@@ -1,5 +1,6 @@
 """The same pipeline on a Dask cluster of real processes, its store on a real S3 server."""
 
+import functools
 import os
 import signal
 import socket
@@ -7,11 +8,16 @@ import sys
 import time
 import urllib.request
 
+import pandas as pd
 import pytest
 from projects import mlw, write_step
 
+from mlworkbench.core.settings import MonitorSection
 from mlworkbench.core.store import Store, list_records, read_record
+from mlworkbench.data.profiles import merge, profile
 from mlworkbench.data.tables import read_table
+from mlworkbench.monitoring.drift import compare
+from mlworkbench.pipeline.cluster import connect
 
 
 def free_port() -> int:
@@ -254,3 +260,20 @@ def test_rows_are_scored_by_the_workers_of_a_cluster(cluster, flights):
     workers[0].send_signal(signal.SIGKILL)
     after = score("after", "--workers", address)
     assert after.returncode == 0 and len(read_table(tables, "after")) == len(rows["here"]), after.stderr
+
+
+def test_profiles_that_workers_make_add_up_to_that_of_all_rows(cluster, flights):
+    address, worker = cluster
+    for name in ("one", "two"):
+        worker(name)
+    rows = read_table(str(flights / ".mlw/tables"), "flights_features")
+    reference, size = profile(rows[:4000]), len(rows) // 7
+    parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+    with connect(address) as client:
+        made = client.gather(client.map(profile, parts, reference=reference))
+    whole, merged = profile(rows, reference), functools.reduce(merge, made)
+    assert merged["rows"] == whole["rows"] and merged["columns"].keys() == whole["columns"].keys()
+    for name, column in whole["columns"].items():
+        assert merged["columns"][name]["counts"] == column["counts"], name
+    limits = MonitorSection()
+    pd.testing.assert_frame_equal(compare(reference, merged, limits), compare(reference, whole, limits))
