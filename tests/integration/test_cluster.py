@@ -270,7 +270,7 @@ def test_profiles_that_workers_make_add_up_to_that_of_all_rows(cluster, flights)
     reference, size = profile(rows[:4000]), len(rows) // 7
     parts = [rows[i : i + size] for i in range(0, len(rows), size)]
     with connect(address) as client:
-        made = client.gather(client.map(profile, parts, reference=reference))
+        made = client.gather(client.map(functools.partial(profile, reference=reference), parts))
     whole, merged = profile(rows, reference), functools.reduce(merge, made)
     assert merged["rows"] == whole["rows"] and merged["columns"].keys() == whole["columns"].keys()
     for name, column in whole["columns"].items():
