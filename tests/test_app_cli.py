@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 COMMANDS = [
+    "up",
     "data",
     "contract",
     "features",
