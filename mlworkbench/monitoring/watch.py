@@ -98,7 +98,8 @@ def _late_labels(settings: Settings, model: str, version: int) -> list[Alert]:
         for kept in looks_behind(settings, alert):
             start, end = (datetime.fromisoformat(moment) for moment in (kept.start, kept.end))
             if end <= due and kept.wants_labels:
-                look = take_look(watch_version(settings, model, str(alert.version)), start, end)
+                watched = watch_version(settings, model, str(alert.version))
+                look = take_look(watched, start, end, kept.window)
                 told = confirm(settings, alert, look) or told
         changed += told
     return changed
