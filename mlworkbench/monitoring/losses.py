@@ -66,7 +66,7 @@ class LossEstimator:
         )
         with threadpool_limits(
             1, "openmp"
-        ):  # threads that wait for one another on a busy machine take a hundred times as long
+        ):  # threads that wait for one another on a busy machine may take a hundred times as long
             return {
                 name: [clone(model).fit(x[fold != k], loss[fold != k]) for k in range(FOLDS)]
                 for name, loss in self.losses.items()

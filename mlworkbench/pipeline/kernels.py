@@ -281,7 +281,7 @@ def _rebuild(error: Mapping) -> Exception:
 
 # %% ../../nbs/api/24b_pipeline.kernels.ipynb #fork-child
 # OpenMP's threads (scikit-learn's boosting, say) wait for one another by spinning. Where other processes want the processors too, the one that
-# is waited for does not run meanwhile: two fits of 0.4 s at once took 44 s with libgomp's 300,000 turns, 3 s with these; one alone takes 0.5 s.
+# is waited for does not run meanwhile: two fits of 0.4 s at once took 1.5 to 48 s with libgomp's 300,000 turns, 3 s with these; one alone takes 0.5 s.
 BRIEF_SPIN = {"GOMP_SPINCOUNT": "1000"}
 
 
