@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 COMMANDS = [
     "up",
+    "users",
     "data",
     "contract",
     "features",

@@ -4,9 +4,9 @@
 
 # %% auto #0
 from mlworkbench.app.gateway import (
+    SettingsError,
     WorkbenchError,
     _dashboards_in,
-    _link,
     _mlflow_address,
     dashboards_folder,
     gateway_config,
@@ -18,7 +18,7 @@ from mlworkbench.app.gateway import (
 # %% ../nbs/api/76_app.gateway.ipynb #test-gateway
 import pytest
 
-from mlworkbench.core.settings import Settings
+from mlworkbench.app.identity import set_password
 
 
 @pytest.fixture
@@ -60,11 +60,35 @@ def test_mlflow_elsewhere_is_linked_not_started(project):
     away = project.model_copy(
         update={"tracking": project.tracking.model_copy(update={"uri": "http://mlflow.example:5000"})}
     )
-    assert 'href="http://mlflow.example:5000"' in home_html_of(away) and "ServerProxy" not in json.loads(
-        gateway_config(away, 1).read_text()
-    )
+    assert _mlflow_address(away, "/") == "http://mlflow.example:5000"
+    assert "ServerProxy" not in json.loads(gateway_config(away, 1).read_text())
     assert json.loads(gateway_config(project, 8123).read_text())["ServerApp"]["port"] == 8123
 
 
-def home_html_of(settings: Settings) -> str:
-    return _link(_mlflow_address(settings, "/"), "MLflow")
+@pytest.mark.parametrize("missing", ["people", "hosts", "certificate"])
+def test_it_does_not_listen_to_others_without_people_names_and_tls(project, missing):
+    own = {"address": "0.0.0.0", "hosts": "ml.example.com", "certificate": "c.pem", "key": "k.pem"}
+    if missing != "people":
+        set_password(project, "ada", "a long password")
+    open_ = project.model_copy(update={"gateway": project.gateway.model_copy(update=own | {missing: ""})})
+    with pytest.raises(SettingsError, match="others can reach"):
+        gateway_config(open_, 1)
+
+
+def test_a_team_has_no_token_and_no_terminals(project):
+    set_password(project, "ada", "a long password")
+    own = {"address": "0.0.0.0", "hosts": "ml.example.com, ml", "certificate": "c.pem", "key": "k.pem"}
+    told = json.loads(
+        gateway_config(
+            project.model_copy(update={"gateway": project.gateway.model_copy(update=own)}), 1
+        ).read_text()
+    )
+    server = told["ServerApp"]
+    assert (
+        told["WorkbenchIdentity"] == {"token": ""}
+        and not server["terminals_enabled"]
+        and not server["allow_remote_access"]
+    )
+    assert server["local_hostnames"] == ["localhost", "ml.example.com", "ml"] and server["certfile"] == str(
+        project.root / "c.pem"
+    )

@@ -7,7 +7,6 @@ from mlworkbench.app.widgets import (
     AuditRow,
     Settings,
     approvals_page,
-    approve,
     champions,
     history_html,
     json,
@@ -21,6 +20,7 @@ from mlworkbench.app.widgets import (
 # %% ../nbs/api/72_app.widgets.ipynb #test-widgets
 import pytest
 
+from mlworkbench.governance.approvals import approve
 from mlworkbench.governance.audit import record, verify
 
 

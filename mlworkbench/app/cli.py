@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['main', 'run', 'step', 'status', 'graph', 'runs', 'show', 'diff', 'monitor', 'up', 'lab', 'debug', 'dashboards',
-           'doctor', 'kernels', 'kernels_status', 'kernels_start', 'kernels_stop', 'gc', 'init']
+           'users', 'users_add', 'users_list', 'users_remove', 'doctor', 'kernels', 'kernels_status', 'kernels_start',
+           'kernels_stop', 'gc', 'init']
 
 # %% ../../nbs/api/70_app.cli.ipynb #imports
 import contextlib
@@ -297,22 +298,29 @@ def _serve(arguments: list[str], environment: dict[str, str]) -> None:
     os.execvpe(sys.executable, [sys.executable, "-m", *arguments], environment)
 
 
+def _port(default: int):
+    return click.option("--port", default=default, show_default=True, help="Where it listens.")
+
+
+_no_browser = click.option("--no-browser", is_flag=True, help="Don't open a browser.")
+
+
 @main.command(epilog=_example("mlw up", "mlw up --port 9000 --no-browser"))
-@click.option("--port", default=8800, show_default=True, help="On 127.0.0.1.")
-@click.option("--no-browser", is_flag=True, help="Don't open a browser.")
+@_port(8800)
+@_no_browser
 def up(port, no_browser) -> None:
     "One address for everything: home page, JupyterLab, dashboards, MLflow and reports."
-    from mlworkbench.app.gateway import gateway_config
+    from mlworkbench.app.gateway import gateway_address, gateway_config
 
     settings = _settings()
     options = [f"--config={gateway_config(settings, port)}", *["--no-browser"] * no_browser]
-    click.echo(f"{settings.project.name}: http://127.0.0.1:{port}  (Ctrl-C ends)")
+    click.echo(f"{settings.project.name}: {gateway_address(settings, port)}  (Ctrl-C ends)")
     _serve(["jupyter_server", *options], _environment(settings))
 
 
 @main.command(epilog=_example("mlw lab", "mlw lab --port 9000 --no-browser"))
-@click.option("--port", default=8888, show_default=True, help="On 127.0.0.1.")
-@click.option("--no-browser", is_flag=True, help="Don't open a browser.")
+@_port(8888)
+@_no_browser
 def lab(port, no_browser) -> None:
     "Open JupyterLab in the project."
     settings = _settings()
@@ -326,7 +334,7 @@ def lab(port, no_browser) -> None:
 @click.argument("step")
 @click.option("--run", help="The run in which it failed: the beginning of its id; the newest if not given.")
 @click.option("--console", is_flag=True, help="In this terminal instead of JupyterLab.")
-@click.option("--no-browser", is_flag=True, help="Don't open a browser.")
+@_no_browser
 def debug(step, run, console, no_browser) -> None:
     "Open a failed step where it failed: parameters and inputs as they were, stopped before the failed cell."
     from mlworkbench.app.debugging import lay_out_failure, open_console, start_lab
@@ -347,8 +355,8 @@ def debug(step, run, console, no_browser) -> None:
 
 
 @main.command(epilog=_example("mlw dashboards", "mlw dashboards --port 9001 --no-browser"))
-@click.option("--port", default=8866, show_default=True, help="On 127.0.0.1.")
-@click.option("--no-browser", is_flag=True, help="Don't open a browser.")
+@_port(8866)
+@_no_browser
 def dashboards(port, no_browser) -> None:
     "Open the Voila pages: approvals and monitoring."
     from mlworkbench.app.scaffold import dashboards_folder
@@ -358,6 +366,60 @@ def dashboards(port, no_browser) -> None:
     options = [str(folder), "--Voila.ip=127.0.0.1", f"--port={port}", *["--no-browser"] * no_browser]
     click.echo(f"Dashboards of {settings.project.name}: http://127.0.0.1:{port}  (Ctrl-C ends)")
     _serve(["voila", *options], _environment(settings))
+
+# %% ../../nbs/api/70_app.cli.ipynb #users
+@main.group(epilog=_example("mlw users add ada", "mlw users list"))
+def users() -> None:
+    "Who may log in at `mlw up`, each with a password; without anybody, a token in the address is enough."
+
+
+@users.command("add", epilog=_example("mlw users add ada", "pass show ml/ada | mlw users add ada --stdin"))
+@click.argument("name")
+@click.option("--stdin", is_flag=True, help="Read the password from standard input instead of asking.")
+def users_add(name, stdin) -> None:
+    "Let NAME log in, or give them a new password."
+    from mlworkbench.app.identity import set_password
+    from mlworkbench.governance.roles import role_of
+
+    settings = _settings()
+    _require("admin", "change who may log in")
+    password = (
+        sys.stdin.readline().rstrip("\n")
+        if stdin
+        else click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    )
+    is_new = set_password(settings, name, password)
+    click.echo(
+        f"{'Added' if is_new else 'Gave a new password to'} {name}, whose role is {role_of(settings, name)} (settings.ini, section [roles])."
+    )
+
+
+@users.command("list", epilog=_example("mlw users list"))
+def users_list() -> None:
+    "Names and roles."
+    from mlworkbench.app.identity import read_users
+    from mlworkbench.governance.roles import role_of
+
+    settings = _settings()
+    found = read_users(settings)
+    for name in sorted(found):
+        click.echo(f"{name}  {role_of(settings, name)}")
+    if not found:
+        click.echo(
+            "Nobody; whoever has the token that mlw up prints may log in. Add people with mlw users add NAME."
+        )
+
+
+@users.command("remove", epilog=_example("mlw users remove ada"))
+@click.argument("name")
+def users_remove(name) -> None:
+    "Let NAME log in no more; where they are logged in, that ends too."
+    from mlworkbench.app.identity import remove_user
+
+    settings = _settings()
+    _require("admin", "change who may log in")
+    remove_user(settings, name)
+    click.echo(f"Removed {name}.")
 
 # %% ../../nbs/api/70_app.cli.ipynb #keep
 @main.command(epilog=_example("mlw doctor"))

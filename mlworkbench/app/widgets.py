@@ -7,7 +7,6 @@ __all__ = ['PAGE_STYLE', 'note', 'challenger_html', 'history_html', 'approvals_p
            'monitor_page']
 
 # %% ../../nbs/api/72_app.widgets.ipynb #imports
-import functools
 import html
 import json
 from collections.abc import Callable
@@ -18,15 +17,8 @@ import pandas as pd
 
 from ..core.errors import TableNotFound, WorkbenchError
 from ..core.settings import Settings, read_settings
-from mlworkbench.governance.approvals import (
-    Waiting,
-    approve,
-    behind_its_back,
-    champions,
-    outcome,
-    reject,
-    waiting,
-)
+from .decisions import arrive, decide
+from ..governance.approvals import Waiting, behind_its_back, champions, waiting
 from ..governance.audit import AuditRow, read_audit, verify_audit
 from ..governance.gates import kept_verdict
 from ..models.registry import ModelVersion, model_names
@@ -66,6 +58,7 @@ def _when(seconds: float) -> str:
 # %% ../../nbs/api/72_app.widgets.ipynb #guarded
 def _guarded(build: Callable[[Settings], w.Widget], settings: Settings | None) -> w.Widget:
     "The page, or a note about what prevents it."
+    arrive()
     try:
         content = build(settings or read_settings())
     except WorkbenchError as err:
@@ -158,18 +151,18 @@ def _decision(settings: Settings, found: Waiting, refresh: Callable[[str], None]
         ),
     ]
 
-    def decide(button, action):
+    def on_click(action):
         for b in buttons:
             b.disabled = True
         try:
-            refresh(outcome(action(settings, new.name, reason.value, version=new.version)))
+            refresh(decide(settings, action, new.name, reason.value, new.version))
         except WorkbenchError as err:
             said.value = note(str(err), "bad")
             for b in buttons:
                 b.disabled = False
 
-    buttons[0].on_click(functools.partial(decide, action=approve))
-    buttons[1].on_click(functools.partial(decide, action=reject))
+    buttons[0].on_click(lambda _: on_click("approve"))
+    buttons[1].on_click(lambda _: on_click("reject"))
     card = w.VBox([w.HTML(challenger_html(found)), reason, w.HBox(buttons), said])
     card.add_class("mlw-card")
     return card

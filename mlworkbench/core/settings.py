@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NAMED', 'SECTIONS', 'ProjectSection', 'StoreSection', 'TablesSection', 'TrackingSection', 'AuditSection',
            'FeaturesSection', 'RolesSection', 'ApprovalsSection', 'ModelsSection', 'NotifySection', 'GatesSection',
-           'KernelsSection', 'EngineSection', 'ServingSection', 'CanarySection', 'MonitorSection', 'AlertSection',
-           'RetrainSection', 'Settings', 'find_project', 'read_settings', 'user_name']
+           'KernelsSection', 'EngineSection', 'ServingSection', 'GatewaySection', 'CanarySection', 'MonitorSection',
+           'AlertSection', 'RetrainSection', 'Settings', 'find_project', 'read_settings', 'user_name']
 
 # %% ../../nbs/api/01_core.settings.ipynb #imports
 import configparser
@@ -203,6 +203,26 @@ class ServingSection(_Section):
     follow: float = Field(2.0, gt=0, description="seconds between looks for a new champion")
 
 
+class GatewaySection(_Section):
+    "`mlw up`: the one address."
+
+    address: str = Field("127.0.0.1", min_length=1, description="address that it listens on")
+    hosts: str = Field(
+        "",
+        description="names under which people reach it, separated by commas; requests for others are refused",
+    )
+    certificate: str = Field(
+        "", description="file with the TLS certificate (PEM); with 'key', people come by https"
+    )
+    key: str = Field("", description="file with the certificate's private key (PEM)")
+    users: str = Field(
+        ".mlw/users.json", min_length=1, description="file of those who may log in, kept by mlw users"
+    )
+    minutes: float = Field(
+        15.0, gt=0, description="how long the token of a dashboard is good before it is renewed"
+    )
+
+
 class CanarySection(_Section):
     "When a version on trial becomes champion, and when its trial ends."
 
@@ -356,6 +376,7 @@ class Settings(_Section):
     models: ModelsSection = ModelsSection()
     notify: NotifySection = NotifySection()
     serving: ServingSection = ServingSection()
+    gateway: GatewaySection = GatewaySection()
     canary: CanarySection = CanarySection()
     monitor: MonitorSection = MonitorSection()
     alert: dict[str, AlertSection] = {}
