@@ -5,7 +5,6 @@
 # %% auto #0
 from mlworkbench.app.gateway import (
     SettingsError,
-    WorkbenchError,
     _dashboards_in,
     _mlflow_address,
     dashboards_folder,
@@ -26,27 +25,24 @@ def project(own_project):
     return read_settings(own_project)
 
 
-def test_the_home_page_of_an_empty_project_says_what_to_do(project):
-    text = home_html(project).decode()
-    assert "No model has been registered yet" in text and "Nothing has been run yet" in text
-    assert (
-        'href="/lab"' in text
-        and 'href="/mlflow/#/experiments"' in text
-        and 'href="/dashboards/monitor"' in text
+def test_the_bar_leads_where_the_role_opens(project, monkeypatch):
+    named = project.model_copy(
+        update={"roles": project.roles.model_copy(update={"scientist": "sam", "admin": "boss"})}
     )
-
-
-def test_what_can_not_be_read_is_said_and_the_rest_is_shown(project, monkeypatch):
-    def fails(settings, base):
-        raise WorkbenchError("The registry <is> away.")
-
-    monkeypatch.setattr("mlworkbench.app.gateway._models", fails)
-    text = home_html(project, "/a/").decode()
+    for person, opens, not_ in (
+        ("vera", "Monitor", "JupyterLab"),
+        ("sam", "JupyterLab", "Settings"),
+        ("boss", "Settings", "nothing"),
+    ):
+        monkeypatch.setenv("MLW_USER", person)
+        text = home_html(named, "/a/").decode()
+        assert f">{opens}</a>" in text and f">{not_}</a>" not in text and f"{person}, " in text
     assert (
-        "The registry &lt;is&gt; away." in text
-        and "Nothing has been run yet" in text
-        and 'href="/a/lab"' in text
+        'href="/a/lab"' in text
+        and 'href="/a/mlflow/#/experiments"' in text
+        and 'href="/a/dashboards/monitor"' in text
     )
+    assert "No model has been registered yet" in text
 
 
 def test_stock_dashboards_are_shown_from_within_the_project_and_own_ones_where_they_are(project, tmp_path):

@@ -4,24 +4,27 @@
 
 # %% auto #0
 from mlworkbench.app.widgets import (
-    AuditRow,
-    Settings,
-    approvals_page,
-    champions,
-    history_html,
+    WorkbenchError,
+    choice,
+    guarded,
+    head,
     json,
-    model_names,
-    monitor_page,
-    pd,
-    read_audit,
+    may,
+    part,
+    pick_cell,
+    picked,
+    plain,
+    row,
+    told,
     w,
 )
 
 # %% ../nbs/api/72_app.widgets.ipynb #test-widgets
 import pytest
+from pages import texts
 
-from mlworkbench.governance.approvals import approve
-from mlworkbench.governance.audit import record, verify
+from mlworkbench.core.errors import TableNotFound
+from mlworkbench.core.settings import Settings
 
 
 @pytest.fixture
@@ -29,146 +32,52 @@ def project(tmp_path):
     return Settings(root=tmp_path)
 
 
-def texts(widget):
-    found = [widget.value] if isinstance(widget, w.HTML) else []
-    return found + [t for child in getattr(widget, "children", ()) for t in texts(child)]
-
-
-def find(widget, kind, **traits):
-    here = (
-        [widget]
-        if isinstance(widget, kind) and all(getattr(widget, k) == v for k, v in traits.items())
-        else []
-    )
-    return here + [f for child in getattr(widget, "children", ()) for f in find(child, kind, **traits)]
-
-
-def challenge(settings, metric="0.75"):
-    from mlworkbench.pipeline.tracking import mlflow_client
-
-    client = mlflow_client(settings)
-    if not model_names(settings):
-        client.create_registered_model("m")
-    version = client.create_model_version(
-        "m", f"{settings.root}/model", tags={"metric.auc": metric, "mlw.run": "<b>r1</b>"}
-    ).version
-    client.set_registered_model_alias("m", "challenger", version)
-
-
-def test_the_approvals_page_says_when_there_is_nothing(project):
-    text = " ".join(texts(approvals_page(project)))
-    assert "Nothing waits for a decision" in text and "No model is in production yet" in text
-
-
-def test_a_click_on_approve_decides_and_needs_a_reason(project):
-    challenge(project)
-    page = approvals_page(project)
-    assert "m version 1 asks to be the first in production" in " ".join(
-        texts(page)
-    ) and "&lt;b&gt;r1" in " ".join(texts(page))
-    button = find(page, w.Button, description="Approve")[0]
-    button.click()
-    assert "needs a reason" in " ".join(texts(page)) and read_audit(project) == [] and not button.disabled
-    find(page, w.Textarea)[0].value = "better <than> nothing"
-    button.click()
-    assert champions(project)["m"].version == 1 and read_audit(project)[0].reason == "better <than> nothing"
-    text = " ".join(texts(page))
-    assert (
-        "Nothing waits" in text
-        and "is champion now" in text
-        and "better &lt;than&gt; nothing" in text
-        and "is whole" in text
-    )
-
-
-def test_a_click_on_reject_leaves_the_champion(project):
-    challenge(project)
-    approve(project, "m", "ok")
-    challenge(project, "0.70")
-    page = approvals_page(project)
-    assert "asks to replace version 1" in " ".join(texts(page)) and "0.7500" in " ".join(texts(page))
-    find(page, w.Textarea)[0].value = "worse"
-    find(page, w.Button, description="Reject")[0].click()
-    assert champions(project)["m"].version == 1 and read_audit(project)[-1].action == "reject"
-
-
-def test_a_decision_taken_elsewhere_meanwhile_is_told(project):
-    challenge(project)
-    page = approvals_page(project)
-    approve(project, "m", "first", actor="grace")
-    find(page, w.Textarea)[0].value = "second"
-    find(page, w.Button, description="Approve")[0].click()
-    assert (
-        "The last decision: grace approved version 1" in " ".join(texts(page))
-        and len(read_audit(project)) == 1
-    )
-
-
-def test_the_monitor_page_says_when_there_is_nothing(project):
-    assert "No model has been registered yet" in " ".join(texts(monitor_page(project)))
-    challenge(project)
-    assert "has not been monitored yet" in " ".join(texts(monitor_page(project)))
-
-
-def test_the_monitor_page_shows_months_and_follows_the_choice(project):
-    from mlworkbench.data.tables import write_table
-
-    challenge(project)
-    root = project.resolve(project.tables.url)
-    rows, drift = [], []
-    for month, auc, status in [("2013-04", 0.74, "ok"), ("2013-05", float("nan"), "warn")]:
-        facts = {
-            "rows": 100.0,
-            "labelled": 0.9,
-            "mean_probability": 0.2,
-            "rate": 0.25,
-            "auc": auc,
-            "reference_auc": 0.76,
-        }
-        rows.append(
-            {
-                "month": month,
-                "model_version": 1,
-                **facts,
-                "status": status,
-                "findings": json.dumps(["wind <moved>."]),
-            }
-        )
-        for i, feature in enumerate(["(prediction)", "wind"]):
-            shares = {"bins": '["a", "b"]', "share_reference": "[0.5, 0.5]", "share": "[0.2, 0.8]"}
-            about = {
-                "kind": "numeric",
-                "effect": 0.1 + i / 5,
-                "severity": 0.5 + i / 5,
-                "jensen_shannon": 0.1,
-                "missing_reference": 0.0,
-                "missing": 0.0,
-                "status": "warn",
-            }
-            drift.append({"feature": feature, **about, **shares, "month": month, "model_version": 1})
-    write_table(root, "m_performance", pd.DataFrame(rows))
-    write_table(root, "m_drift", pd.DataFrame(drift))
-    page = monitor_page(project)
-    text = " ".join(texts(page))
-    assert (
-        "m version 1 in 2013-05" in text
-        and "wind &lt;moved&gt;" in text
-        and "0.7400" in text
-        and text.count("data:image/png") == 5
-    )
-    find(page, w.Dropdown, description="Feature")[0].value = "(prediction)"
-    find(page, w.Dropdown, description="Month")[0].value = "2013-04"
-    assert "(prediction): training and 2013-04" in " ".join(texts(page))
-
-
-def test_an_error_is_a_note_not_a_traceback(tmp_path, monkeypatch):
+def test_an_error_is_a_note_not_a_traceback(project, tmp_path, monkeypatch):
     monkeypatch.delenv("MLW_PROJECT", raising=False)
     monkeypatch.chdir("/")
-    assert "mlw init" in " ".join(texts(approvals_page()))
+    assert "mlw init" in texts(guarded(lambda settings: w.VBox()))
+
+    def fails(settings):
+        raise TableNotFound("There is no table '<x>'.")
+
+    assert "no table &#x27;&lt;x&gt;" in texts(guarded(fails, project))
 
 
-def test_a_broken_chain_is_shown(project):
-    record(project, "ada", "approve", "m", lambda rows: (1, "ok", {}))
-    rows = read_audit(project)
-    forged = [AuditRow(**{**vars(rows[0]), "actor": "mallory"})]
-    assert "row 1 was changed" in history_html(forged, verify(forged))
+def test_what_a_page_says_is_there_before_its_widgets_are(project):
+    page = w.VBox([head("Title", "why"), choice("Model", ["a"]), row(w.HTML("<p>more</p>"))])
+    assert plain(page) == "<h1>Title</h1><p class='soft'>why</p><p>more</p>"
+
+
+def test_work_says_what_it_does_and_what_prevents_it():
+    say, seen = w.HTML(), []
+    told(say, lambda: seen.append(say.value))
+    assert "Loading" in seen[0]
+
+    def fails(kind):
+        raise kind("No.")
+
+    for place in (say, w.VBox()):
+        for kind, words in ((WorkbenchError, ">No."), (TypeError, "our fault: TypeError: No.")):
+            told(place, lambda kind=kind: fails(kind))
+            assert words in texts(place) and "bad" in texts(place)
+
+
+def test_an_empty_table_says_what_to_do():
+    assert "mlw run" in part("Runs", ["run"], [], empty="Start with mlw run.").value
+    assert "<b>" not in part("", ["run"], [["<b>"]]).value
+
+
+def test_a_click_on_a_cell_tells_what_was_picked():
+    got = []
+    field = picked(lambda *what: got.append(what))
+    cell = pick_cell(("wind <x>", '20"13'), "1.2", "wind & co")
+    field.value = json.dumps(["wind <x>", '20"13'])
+    assert got == [("wind <x>", '20"13')] and "<x>" not in cell and "&amp; co" in cell
+
+
+def test_a_role_that_is_missing_is_said(project, monkeypatch):
+    named = project.model_copy(update={"roles": project.roles.model_copy(update={"scientist": "sam"})})
+    monkeypatch.setenv("MLW_USER", "vera")
+    assert "must be scientist" in may(named, "scientist", "run pipelines")
+    monkeypatch.setenv("MLW_USER", "sam")
+    assert may(named, "scientist", "run pipelines") == ""

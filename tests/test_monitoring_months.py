@@ -8,7 +8,6 @@ from mlworkbench.monitoring.months import (
     TableNotFound,
     UTC,
     datetime,
-    heatmap_figure,
     monitor_month,
     monitored,
     np,
@@ -78,7 +77,6 @@ def test_a_quiet_month_is_ok_and_a_changed_one_an_alarm(project):
     for fig in (
         timeline_figure(performance, project.monitor),
         rates_figure(performance),
-        heatmap_figure(drift),
     ):
         assert len(png(fig)) > 1000
 

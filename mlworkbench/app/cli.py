@@ -363,7 +363,13 @@ def dashboards(port, no_browser) -> None:
 
     settings = _settings()
     folder = dashboards_folder(settings)
-    options = [str(folder), "--Voila.ip=127.0.0.1", f"--port={port}", *["--no-browser"] * no_browser]
+    options = [
+        str(folder),
+        "--template=mlworkbench",
+        "--Voila.ip=127.0.0.1",
+        f"--port={port}",
+        *["--no-browser"] * no_browser,
+    ]
     click.echo(f"Dashboards of {settings.project.name}: http://127.0.0.1:{port}  (Ctrl-C ends)")
     _serve(["voila", *options], _environment(settings))
 

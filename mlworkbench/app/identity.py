@@ -81,11 +81,8 @@ _TABLE: tuple[tuple[str, str, Role], ...] = (
     (_LOOK, r"/|/home|/dashboards/\w+|/reports(/.*)?|/serving|/api|/api/me|/favicon\.ico|/logout", "viewer"),
     (_LOOK, r"/voila/render/(?P<folder>.+)/\w+\.ipynb", "viewer"),
     (_LOOK, r"/voila/(static|templates|labextensions|api/themes)/.*|/static/.*", "viewer"),
-    (
-        _ANY,
-        rf"/voila/api/shutdown/{_KERNEL}|/api/kernels/{_KERNEL}/channels",
-        "viewer",
-    ),  # of a kernel of their own
+    ("GET", rf"/api/kernels/{_KERNEL}(/channels)?", "viewer"),  # a kernel of their own
+    ("POST", rf"/voila/api/shutdown/{_KERNEL}", "viewer"),
     ("POST", r"/mlw/decisions|/mlw/token", "viewer"),  # what they may decide is asked there
     ("POST", rf"{_REGISTRY[:-2]}(search|get-versions|get-latest-versions)", "scientist"),
     (_CHANGE, _REGISTRY, "admin"),  # aliases move by decisions

@@ -146,7 +146,8 @@ class KernelsSection(_Section):
     preload: str = Field(
         "numpy, pandas, pyarrow, matplotlib.pyplot, scipy.stats, sklearn.ensemble, sklearn.linear_model, sklearn.pipeline, "
         "sklearn.compose, sklearn.preprocessing, sklearn.impute, sklearn.metrics, sklearn.model_selection, "
-        "sklearn.inspection, mlflow, joblib",
+        "sklearn.inspection, mlflow, joblib, mlworkbench.app.page_approvals, mlworkbench.app.page_monitor, "
+        "mlworkbench.app.page_experiments, mlworkbench.app.page_pipeline, mlworkbench.app.page_data",
         description="modules to import there, never the project's own",
     )
     idle: float = Field(10.0, gt=0, description="minutes without work after which that process ends")

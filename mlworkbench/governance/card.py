@@ -54,14 +54,18 @@ class Card:
 
     def html(self) -> bytes:
         "The card as a page that needs nothing else."
-        body = [f"<h1>{html.escape(self.title)}</h1>"]
+        return page(self.title, f"<h1>{html.escape(self.title)}</h1>{self.body()}")
+
+    def body(self) -> str:
+        "The card's parts, for a page that has a title."
+        body = []
         for heading, part in self.parts.items():
             if isinstance(part, Lineage):
                 text = part.svg()
             else:
                 text = f"<p>{html.escape(part)}</p>" if isinstance(part, str) else table_html(*part)
             body.append(f"<h2>{html.escape(heading)}</h2>{text}")
-        return page(self.title, "".join(body))
+        return "".join(body)
 
 # %% ../../nbs/api/45_governance.card.ipynb #make
 def make_card(

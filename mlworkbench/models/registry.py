@@ -297,7 +297,14 @@ class LoadedModel:
 def version_folder(settings: Settings, version: ModelVersion) -> Path:
     "All files of the version, on this machine."
     mlflow = use_mlflow(settings)
-    return Path(mlflow.artifacts.download_artifacts(version.uri))
+    try:
+        return Path(mlflow.artifacts.download_artifacts(version.uri))
+    except mlflow.exceptions.MlflowException as err:
+        raise ModelError(
+            f"The files of model {version.name} {version.version} can't be read: {err.message} They are where MLflow keeps artifacts; "
+            "if they are gone, retire the version: mlw retire.",
+            model=version.name,
+        ) from err
 
 
 def load_version(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATUS_COLOURS', 'MOVE', 'Month', 'scored_months', 'monitor_month', 'monitored', 'drift_figure',
-           'distribution_figure', 'timeline_figure', 'rates_figure', 'heatmap_figure', 'png']
+           'distribution_figure', 'timeline_figure', 'rates_figure', 'looks_figure', 'png', 'slices_table']
 
 # %% ../../nbs/api/63b_monitoring.months.ipynb #imports
 import contextlib
@@ -25,6 +25,7 @@ from ..data.tables import read_table, write_table
 from ..models.evaluation import BLUE, GREY, ORANGE, calibration_figure, new_axes
 from ..models.lineage import served_table
 from ..models.registry import CHAMPION, find_version
+from .alerts import KeptLook
 from mlworkbench.monitoring.looks import (
     NAMES,
     PREDICTION,
@@ -33,7 +34,7 @@ from mlworkbench.monitoring.looks import (
     look_at,
     watch_version,
 )
-from .performance import YARDSTICKS, performance_status, yardstick_of
+from .performance import YARDSTICKS, Yardstick, performance_status, yardstick_of
 from ..pipeline.report import Markup, image, number, page, table_html
 from ..serving.batch import period_bounds, predictions_table
 
@@ -241,7 +242,7 @@ def timeline_figure(performance: "pd.DataFrame", limits: MonitorSection) -> "Fig
     )
     if f"reference_{of.metric}" in performance:
         reference = performance[f"reference_{of.metric}"].iloc[-1]
-        edge = reference - limits.auc_drop if of.higher else reference * (1 + limits.rmse_rise)
+        edge = of.limit(reference, limits)
         ax.axhline(reference, color=GREY, lw=1, label=f"at evaluation, {of.told(reference)}")
         label = "alarm below" if of.higher else "alarm above"
         ax.axhline(edge, color=STATUS_COLOURS["alarm"], lw=1, ls="--", label=label)
@@ -265,35 +266,27 @@ def rates_figure(performance: "pd.DataFrame") -> "Figure":
     return fig
 
 
-def heatmap_figure(drift: "pd.DataFrame", top: int = 16) -> "Figure":
-    "The features that moved most, feature by month."
-    grid = drift.pivot_table(index="feature", columns="month", values="severity", aggfunc="last")
-    grid = grid.loc[grid.max(axis=1).nlargest(top).index]
-    fig, ax = new_axes("Drift, feature by month", "", "", (0.62 * grid.shape[1] + 3, 0.3 * len(grid) + 1.2))
-    shades = ax.pcolormesh(
-        np.arange(grid.shape[1] + 1),
-        np.arange(len(grid) + 1),
-        grid.to_numpy(),
-        cmap="YlOrRd",
-        vmin=0,
-        vmax=2,
+def looks_figure(kept: list[KeptLook], of: Yardstick) -> "Figure":
+    "Window by window: what was estimated before labels came, and what it was."
+    fig, ax = new_axes("Window by window", "", of.name, (6.8, 3.2))
+    ends = [datetime.fromisoformat(k.end) for k in kept]
+    if told := [
+        (e, *k.estimated[of.metric]) for e, k in zip(ends, kept, strict=True) if of.metric in k.estimated
+    ]:
+        at, value, low, high = zip(*told, strict=True)
+        ax.fill_between(at, low, high, color=ORANGE, alpha=0.2, lw=0)
+        ax.plot(at, value, color=ORANGE, lw=1.5, label="estimated without labels (95 %)")
+    ax.plot(
+        ends,
+        [k.realised.get(of.metric, float("nan")) for k in kept],
+        color=BLUE,
+        marker="o",
+        ms=4,
+        lw=2,
+        label="realised",
     )
-    ax.set_xticks(np.arange(grid.shape[1]) + 0.5, grid.columns, rotation=45, ha="right")
-    ax.set_yticks(np.arange(len(grid)) + 0.5, grid.index)
-    for y, x in zip(*np.nonzero(grid.to_numpy() >= 0.2), strict=True):
-        value = grid.iat[y, x]
-        ax.text(
-            x + 0.5,
-            y + 0.5,
-            f"{value:.1f}",
-            ha="center",
-            va="center",
-            fontsize=7.5,
-            color="white" if value >= 1.3 else "#333",
-        )
-    ax.invert_yaxis()
-    ax.grid(visible=False)
-    fig.colorbar(shades, label=MOVE, shrink=0.8)
+    ax.legend(frameon=False, loc="best", fontsize=9)
+    ax.tick_params(axis="x", rotation=45)
     return fig
 
 # %% ../../nbs/api/63b_monitoring.months.ipynb #page
@@ -352,7 +345,7 @@ def _write_page(outcome: Month, look: Look) -> None:
         "<p class='soft'>The estimate holds if rows like these mean what they meant on the hold-out: it sees rows that move, not a world in which the same row means something else.</p>"
         if look.estimated
         else "",
-        _slices_html(look),
+        slices_table(look),
         _service_html(look),
         f"<h2>Since the month before</h2><ul>{''.join(f'<li>{html.escape(w)}</li>' for w in since)}</ul>"
         if since
@@ -378,7 +371,8 @@ def _write_page(outcome: Month, look: Look) -> None:
     write_file(outcome.report, page(f"{outcome.model} in {outcome.month}", "".join(body)))
 
 # %% ../../nbs/api/63b_monitoring.months.ipynb #page-parts
-def _slices_html(look: Look) -> str:
+def slices_table(look: Look) -> str:
+    "The window slice by slice, as HTML; empty where no slices were named."
     slices, of = look.slices, YARDSTICKS[look.task]
     if slices.empty:
         return ""

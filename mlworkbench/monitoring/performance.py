@@ -33,6 +33,10 @@ class Yardstick:
     def told(self, value: float) -> str:
         return f"{value:.3f}" if self.higher else f"{value:,.4g}"
 
+    def limit(self, before: float, limits: MonitorSection) -> float:
+        "The value from which on it is too far from what it was."
+        return before - limits.auc_drop if self.higher else before * (1 + limits.rmse_rise)
+
     def worse_by(
         self, value: float, before: float, limits: MonitorSection, limit: float | None = None
     ) -> float:

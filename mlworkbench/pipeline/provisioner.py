@@ -35,7 +35,13 @@ def run_kernel(arguments: list[str], tell: Callable[[dict], None]) -> None:
     from ipykernel.kernelapp import IPKernelApp
 
     tell({"begun": True})
-    IPKernelApp.launch_instance(argv=arguments)
+    app = IPKernelApp.instance()
+    app.initialize(arguments)
+    if widgets := sys.modules.get(
+        "ipywidgets"
+    ):  # imported before there was a kernel that it could tell of itself
+        widgets.register_comm_target(app.kernel)
+    app.start()
 
 # %% ../../nbs/api/24c_pipeline.provisioner.ipynb #process
 class WarmProcess:

@@ -90,7 +90,7 @@ h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 32px 0 10
 .soft { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); } .warn { color: var(--warn); } .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 6px 12px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--soft); font-weight: 600; font-size: 13px; } td.n, th.n { text-align: right; }
+th { color: var(--soft); font-weight: 600; font-size: 13px; } td.n, th.n { text-align: right; padding-right: 24px; }
 figure { margin: 0 0 16px; } figure img { max-width: 100%; box-sizing: border-box; background: #fff; border: 1px solid var(--line); border-radius: 8px; }
 figcaption { color: var(--soft); font-size: 13px; } .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); gap: 20px; }
 .state { display: inline-block; min-width: 62px; padding: 0 8px; border-radius: 10px; color: #fff; font-size: 12px; text-align: center; }
