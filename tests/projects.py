@@ -1,6 +1,7 @@
 """Small projects for tests, and the command line in them."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -96,3 +97,10 @@ def processes_of(project: Path) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def free_port() -> int:
+    "A port on 127.0.0.1 that nobody listens on."
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

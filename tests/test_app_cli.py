@@ -28,6 +28,7 @@ COMMANDS = [
     "status",
     "graph",
     "runs",
+    "report",
     "show",
     "diff",
     "models",

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.errors import WorkbenchError
-from ..core.settings import NAMED, SECTIONS, Settings
+from ..core.settings import Settings
 from ..core.store import Store, put
 from ..pipeline.graph import Pipeline
 from ..pipeline.history import list_runs, manifests_of
@@ -470,14 +470,8 @@ def print_doctor(settings: Settings) -> bool:
     console, well = new_console(), True
     console.print(Text(f"{settings.project.name} at {settings.root}", "bold"))
     table = plain_table(("setting", "value", "from", "meaning"), ())
-    parts = {section: getattr(settings, section) for section in SECTIONS}
-    parts |= {f"{kind} {name}": part for kind in NAMED for name, part in getattr(settings, kind).items()}
-    for section, part in parts.items():
-        for key, field in type(part).model_fields.items():
-            name, value = f"{section}.{key}", str(getattr(part, key))
-            table.add_row(
-                name, value, settings.sources.get(name, "default"), Text(field.description or "", "dim")
-            )
+    for name, value, source, meaning in settings.listed():
+        table.add_row(name, value, source, Text(meaning, "dim"))
     console.print(table)
     packages = (
         "mlworkbench",

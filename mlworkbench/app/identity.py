@@ -160,7 +160,13 @@ class WorkbenchIdentity(IdentityProvider):
             raise web.Finish
         needed, own = needed_role(method, path, self.dashboards), role_of(self.workbench, person.username)
         if ROLES.index(own) < ROLES.index(needed):
-            raise web.HTTPError(403, f"You are {own}; this is for the role {needed} and above.")
+            refusal = f"You are {own}; this is for the role {needed} and above."
+            if not _wants_page(handler, path):
+                raise web.HTTPError(403, refusal)
+            handler.set_status(403)
+            home = f'<p><a href="{html.escape(base)}home">Home</a></p>'
+            handler.finish(page("Not for you", f"<main><h1>Not for you</h1><p>{refusal}</p>{home}</main>"))
+            raise web.Finish
         PERSON.set(person.username)
         return person
 

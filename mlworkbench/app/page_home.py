@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import ipywidgets as w
 
 from .widgets import chip, guarded, head, note
-from ..core.errors import TableNotFound, WorkbenchError
+from ..core.errors import DataError, WorkbenchError
 from ..core.settings import Settings
 from ..core.store import Store
 from ..pipeline.history import list_runs
@@ -77,7 +77,7 @@ def _health(settings: Settings, model: str) -> str | Markup:
 
     try:
         last = monitored(settings, model)[0].iloc[-1]
-    except TableNotFound:
+    except DataError:
         return "not monitored"
     return Markup(f"{chip(last.status)} {html.escape(last.month)}")
 

@@ -147,7 +147,7 @@ def _monitor(settings: Settings) -> w.Widget:
         )
     model, version, body = (
         choice("Model", names),
-        choice("Version", [("newest of each month", None)]),
+        choice("Version", [("newest of each month", 0)]),
         w.VBox(),
     )
     held = {"quiet": False}
@@ -162,7 +162,7 @@ def _monitor(settings: Settings) -> w.Widget:
             found = sorted(monitored(settings, model.value)[0].model_version.unique(), reverse=True)
         except TableNotFound:
             found = []
-        version.options = [("newest of each month", None), *((f"version {v}", int(v)) for v in found)]
+        version.options = [("newest of each month", 0), *((f"version {v}", int(v)) for v in found)]
         held["quiet"] = False
         show()
 
@@ -172,14 +172,14 @@ def _monitor(settings: Settings) -> w.Widget:
     return w.VBox([title, row(model, version), body])
 
 
-def _months(settings: Settings, model: str, version: int | None) -> list[w.Widget]:
+def _months(settings: Settings, model: str, version: int) -> list[w.Widget]:
     "Everything about a model's months."
     active = w.HTML(alerts_html(alerts(settings, model, "active")))
     try:
         performance, drift = monitored(settings, model)
     except TableNotFound as err:
         return [active, w.HTML(note(f"{err} Until then there is nothing to show."))]
-    if version is not None:
+    if version:
         performance = performance[performance.model_version == version]
     performance = performance.groupby("month", as_index=False).last()
     drift = drift.merge(performance[["month", "model_version"]], on=["month", "model_version"])
@@ -198,14 +198,14 @@ def _months(settings: Settings, model: str, version: int | None) -> list[w.Widge
     ]
 
 
-def _charts(settings: Settings, model: str, version: int | None, performance: pd.DataFrame) -> str:
+def _charts(settings: Settings, model: str, version: int, performance: pd.DataFrame) -> str:
     of = yardstick_of(performance.columns)
     words = f"{of.name} by month, with the value at evaluation and the limit of the alarm"
     pictures = [
         image(png(timeline_figure(performance, settings.monitor)), words),
         image(png(rates_figure(performance)), "What was predicted and what came, by month"),
     ]
-    kept = list(kept_looks(settings, model, version).values())
+    kept = list(kept_looks(settings, model, version or None).values())
     if len(kept) > 1:
         words = f"{of.name} window by window: estimated before labels came, and realised"
         pictures.insert(1, image(png(looks_figure(kept, of)), words))

@@ -32,11 +32,12 @@ PAGE_STYLE = f"""<style>{LIGHT}{DARK}{STYLE}
 :root {{ --edge: #848c97; }} body, .mlw-page {{ {_CONTROLS} }} body {{ max-width: none; padding: 0; }} .jp-OutputArea-output {{ background: transparent; }}
 #rendered_cells {{ max-width: 1080px; margin: 0 auto; padding: 0 20px 40px; }} body.jp-Notebook, #rendered_cells .jp-Cell {{ background: var(--paper); overflow: visible; height: auto; }}
 #rendered_cells .jp-Cell, #rendered_cells .jp-Cell-outputWrapper, #rendered_cells .jp-OutputArea-child, #rendered_cells .jp-OutputArea-output {{ padding: 0; margin: 0; overflow: visible; }}
-.mlw-page .jp-Collapse-header {{ color: var(--ink); background: var(--panel); }} .mlw-page .wide svg {{ max-width: 100%; min-width: 560px; height: auto; }} .mlw-preview {{ display: none; }}
+#main, #jp-main-content-panel, #rendered_cells {{ position: static !important; width: auto !important; height: auto !important; overflow: visible !important; background: transparent !important; contain: none !important; }}
+#rendered_cells {{ min-height: 90vh !important; max-height: none !important; }} .mlw-page .jp-Collapse-header, .mlw-page .jp-Collapse-header span {{ color: var(--ink); background: var(--panel); }} .mlw-page .wide svg {{ max-width: 100%; min-width: 560px; height: auto; }} .mlw-preview {{ display: none; }}
 .mlw-card {{ border: 1px solid var(--line); border-radius: 10px; background: var(--panel); padding: 16px 20px; margin: 0 0 16px; color: var(--ink); }}
 .mlw-card h2 {{ margin: 0 0 4px; }} .widget-html-content {{ line-height: 1.5; font-size: 15px; color: var(--ink); }}
 .mlw-note {{ border-left: 4px solid var(--accent); padding: 8px 14px; background: var(--panel); white-space: pre-line; }} .mlw-note.bad {{ border-color: var(--bad); }}
-.mlw-note.good {{ border-color: var(--good); }} .widget-textarea textarea {{ font: inherit; }} .mlw-chip {{ color: #fff; border-radius: 10px; padding: 1px 10px; font-size: 13px; white-space: nowrap; }}
+.mlw-note.good {{ border-color: var(--good); }} .widget-textarea textarea {{ font: inherit; }}
 .jupyter-widgets.widget-button {{ border-radius: 6px; min-height: 34px; height: auto; width: auto; padding: 2px 18px; }} .jupyter-widgets.widget-button:focus-visible, select:focus-visible {{ outline: 2px solid var(--accent); }}
 .mlw-page .jupyter-button {{ background: var(--panel); color: var(--ink); border: 1px solid var(--edge); }} .mlw-page .jupyter-button.mod-success {{ background: #2a7352; color: #fff; border: 0; }}
 .mlw-page .jupyter-button.mod-danger {{ background: #a63a35; color: #fff; border: 0; }} .mlw-page .jupyter-button.mod-primary {{ background: #2b5fa8; color: #fff; border: 0; }}
@@ -73,8 +74,9 @@ _CHIPS = {
 
 def chip(word: str, kind: str = "") -> Markup:
     "A word in a coloured pill; its colour is that of `kind`, or of the word itself."
+    shape = "color:#fff; border-radius:10px; padding:1px 10px; font-size:13px; white-space:nowrap"
     return Markup(
-        f'<span class="mlw-chip" style="background:{_CHIPS.get(kind or word, "#5b6472")}">{html.escape(word)}</span>'
+        f'<span style="background:{_CHIPS.get(kind or word, "#5b6472")}; {shape}">{html.escape(word)}</span>'
     )
 
 

@@ -420,6 +420,21 @@ class Settings(_Section):
     def reports(self) -> Path:
         return self.root / self.project.reports
 
+    def listed(self) -> list[tuple[str, str, str, str]]:
+        "(name, value, where it comes from, meaning) of every setting."
+        parts = {section: getattr(self, section) for section in SECTIONS}
+        parts |= {f"{kind} {name}": part for kind in NAMED for name, part in getattr(self, kind).items()}
+        return [
+            (
+                name := f"{section}.{key}",
+                str(getattr(part, key)),
+                self.sources.get(name, "default"),
+                field.description or "",
+            )
+            for section, part in parts.items()
+            for key, field in type(part).model_fields.items()
+        ]
+
 
 NAMED = {"alert": AlertSection, "retrain": RetrainSection}  # [alert NAME], as many as there are
 SECTIONS = {k: f.annotation for k, f in Settings.model_fields.items() if k not in ("root", "sources", *NAMED)}

@@ -23,7 +23,15 @@ from .graph import STATE_COLOURS, Pipeline, svg
 def _exporter():
     from nbconvert import HTMLExporter
 
-    return HTMLExporter(template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True)
+    nothing = "data:text/javascript,//"  # in place of scripts from elsewhere, which nothing on the page needs
+    return HTMLExporter(
+        template_name="lab",
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        require_js_url=nothing,
+        mathjax_url=nothing,
+        jquery_url=nothing,
+    )
 
 
 def _is_scrap(output) -> bool:
@@ -95,6 +103,8 @@ figure { margin: 0 0 16px; } figure img { max-width: 100%; box-sizing: border-bo
 figcaption { color: var(--soft); font-size: 13px; } .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); gap: 20px; }
 .state { display: inline-block; min-width: 62px; padding: 0 8px; border-radius: 10px; color: #fff; font-size: 12px; text-align: center; }
 pre { background: var(--panel); padding: 12px; border-radius: 8px; white-space: pre-wrap; }
+@media print { body { max-width: none; padding: 0; font-size: 12px; } h1, h2, h3 { break-after: avoid; } tr, figure, svg { break-inside: avoid; } .wide { overflow: visible; } .wide svg { max-width: 100%; height: auto; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
 

@@ -30,6 +30,7 @@ from .fingerprint import changes, fingerprint_of, fingerprint_parts
 from .formats import Output, read_value
 from .graph import Pipeline, read_pipeline
 from .notebook import StepNotebook, coerce
+from .history import write_reports_page
 from .report import write_index
 
 # %% ../../nbs/api/28_pipeline.runner.ipynb #imports-of-runs
@@ -152,6 +153,7 @@ def _end(run: Run, began: float) -> None:
     record["seconds"] = round(time.monotonic() - began, 3)
     write_index(run.store, run.folder, run.pipeline, record, run.manifests)
     run.write(now=True)
+    write_reports_page(run.settings)
     if run.request.part_of:
         note_part(run)
     run.children.close()

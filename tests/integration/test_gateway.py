@@ -72,7 +72,7 @@ def test_everything_is_at_one_address_and_nothing_without_the_log_in(gateway):
         assert gateway.ask(path, "another")[0] == 403, path
     status, home, _ = gateway.ask("/home", TOKEN)
     assert status == 200 and "version 1" in home and 'href="/dashboards/approvals"' in home
-    report = home.split('href="/reports/')[1].split('"')[0]
+    report = "flights/" + home.split('href="/reports/flights/')[1].split('"')[0]
     status, text, headers = gateway.ask(f"/reports/{report}", TOKEN)
     assert (
         status == 200 and "ingest" in text and "sandbox allow-scripts" in headers["Content-Security-Policy"]
