@@ -117,8 +117,7 @@ def _load_jupyter_server_extension(server) -> None:
     class Home(JupyterHandler):
         @web.authenticated
         async def get(self) -> None:
-            loop = asyncio.get_running_loop()
-            self.finish(await loop.run_in_executor(None, home_html, settings, base))
+            self.finish(await asyncio.to_thread(home_html, settings, base))
 
     class SettingsPage(JupyterHandler):
         @web.authenticated
@@ -132,7 +131,7 @@ def _load_jupyter_server_extension(server) -> None:
         @web.authenticated
         async def get(self, path: str) -> None:
             if path in ("", "index.html"):
-                await asyncio.get_running_loop().run_in_executor(None, write_reports_page, settings)
+                await asyncio.to_thread(write_reports_page, settings)
             await super().get(path or "index.html")
 
     class Dashboard(JupyterHandler):
@@ -252,7 +251,7 @@ def _decisions(gateway):
                     f"The decision is not understood: {'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}."
                 ) from err
             act = functools.partial(decide_here, gateway.settings, **told.model_dump(), actor=person)
-            row = await asyncio.get_running_loop().run_in_executor(None, act)
+            row = await asyncio.to_thread(act)
             return {"outcome": outcome(row), "row": row.id}
 
     return Decisions

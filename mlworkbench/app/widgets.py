@@ -33,7 +33,7 @@ PAGE_STYLE = f"""<style>{LIGHT}{DARK}{STYLE}
 #rendered_cells {{ max-width: 1080px; margin: 0 auto; padding: 0 20px 40px; }} body.jp-Notebook, #rendered_cells .jp-Cell {{ background: var(--paper); overflow: visible; height: auto; }}
 #rendered_cells .jp-Cell, #rendered_cells .jp-Cell-outputWrapper, #rendered_cells .jp-OutputArea-child, #rendered_cells .jp-OutputArea-output {{ padding: 0; margin: 0; overflow: visible; }}
 #main, #jp-main-content-panel, #rendered_cells {{ position: static !important; width: auto !important; height: auto !important; overflow: visible !important; background: transparent !important; contain: none !important; }}
-#rendered_cells {{ min-height: 90vh !important; max-height: none !important; }} .mlw-page .jp-Collapse-header, .mlw-page .jp-Collapse-header span {{ color: var(--ink); background: var(--panel); }} .mlw-page .wide svg {{ max-width: 100%; min-width: 560px; height: auto; }} .mlw-preview {{ display: none; }}
+#rendered_cells {{ min-height: 90vh !important; max-height: none !important; }} .mlw-page .jupyter-widget-Collapse-header, .mlw-page .jupyter-widget-Collapse-header span {{ color: var(--ink); background: var(--panel); opacity: 1; }} .mlw-page .wide svg {{ max-width: 100%; min-width: 560px; height: auto; }} .mlw-preview {{ display: none; }}
 .mlw-card {{ border: 1px solid var(--line); border-radius: 10px; background: var(--panel); padding: 16px 20px; margin: 0 0 16px; color: var(--ink); }}
 .mlw-card h2 {{ margin: 0 0 4px; }} .widget-html-content {{ line-height: 1.5; font-size: 15px; color: var(--ink); }}
 .mlw-note {{ border-left: 4px solid var(--accent); padding: 8px 14px; background: var(--panel); white-space: pre-line; }} .mlw-note.bad {{ border-color: var(--bad); }}

@@ -4,6 +4,7 @@ import os
 import pwd
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -11,8 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
-from projects import mlw
+from people import PAGE, PEOPLE, Person, password
+from projects import MLW, free_port, mlw
+
+from mlworkbench.app.identity import set_password
+from mlworkbench.core.settings import read_settings
 
 SMALL = ("-p", "ingest.every=40")
 
@@ -109,3 +115,40 @@ def small_disk(tmp_path) -> Iterator[Callable[[str], Path]]:
     yield make
     if place.exists():
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+PAGES = "pandas, sklearn.linear_model, mlflow, mlworkbench.app.page_approvals, mlworkbench.app.page_monitor, mlworkbench.app.page_experiments"
+
+
+@pytest.fixture
+def team(flights, start) -> Callable[..., dict[str, Person]]:
+    "Starts `mlw up` for four people, each logged in, and one who is not."
+
+    def begin(*more: str, tls: ssl.SSLContext | None = None) -> dict[str, Person]:
+        roles = "".join(f"{role} = {name}\n" for name, role in PEOPLE.items())
+        with (flights / "settings.ini").open("a") as told:
+            told.write(f"\n[roles]\n{roles}\n[gateway]\nminutes = 0.15\n" + "\n".join(more) + "\n")
+        for name in PEOPLE:
+            set_password(read_settings(flights), name, password(name))
+        show = nbformat.v4.new_code_cell(
+            "import os\nprint('TOKEN' + os.environ['MLW_TOKEN'] + 'END')", id="show"
+        )
+        about = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=[show], metadata=about), flights / PAGE)
+        port, log = free_port(), flights / "up.log"
+        server = start(
+            MLW, "up", "--no-browser", "--port", str(port), cwd=flights, log=log, MLW_KERNELS_PRELOAD=PAGES
+        )
+        nobody = Person(port, tls)
+        for _ in range(300):
+            try:
+                if nobody.ask("GET", "/login")[0] == 200:
+                    break
+            except OSError:
+                assert server.poll() is None, log.read_text()
+                time.sleep(0.2)
+        people = {name: Person(port, tls) for name in PEOPLE}
+        assert {name: person.log_in(name) for name, person in people.items()} == dict.fromkeys(PEOPLE, 302)
+        return {**people, "nobody": Person(port, tls)}
+
+    return begin

@@ -1,4 +1,4 @@
-"""Both dashboards as a person sees them: rendered by Voila, in a real browser."""
+"""The dashboards as people see them: rendered by Voila, in a real browser, alone and behind `mlw up`."""
 
 import shutil
 import socket
@@ -8,9 +8,11 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import axe_playwright_python
 import pytest
 from playwright.sync_api import Page, sync_playwright
-from projects import MLW, mlw
+from people import Person, password
+from projects import MLW, free_port, mlw
 
 from mlworkbench.core.settings import read_settings
 from mlworkbench.governance.audit import read_audit, verify
@@ -93,12 +95,14 @@ def test_the_monitor_shows_each_month_and_redraws_on_a_choice(flights, open_page
     for words in ("2013-04", "2013-07", "What has moved"):
         assert page.get_by_text(words).first.is_visible()
     pictures = page.locator("img")
+    page.locator("img[alt^='Features that moved']").wait_for(timeout=30_000)
     assert pictures.count() >= 4
     assert all(pictures.nth(i).get_attribute("alt") for i in range(pictures.count()))
-    before = pictures.last.get_attribute("src")
-    feature = page.locator("select").last
-    feature.select_option(index=1)
-    page.wait_for_function("old => [...document.images].at(-1).src !== old", arg=before, timeout=30_000)
+    shown = page.locator("img[alt$=': training and 2013-07']")
+    before = shown.get_attribute("alt")
+    page.get_by_label("Feature").select_option(index=1)
+    page.wait_for_function("old => !document.querySelector(`img[alt='${old}']`)", arg=before, timeout=30_000)
+    assert shown.count() == 1
 
 
 def test_before_anything_has_run_the_pages_say_what_to_do(project, open_page):
@@ -110,3 +114,119 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(flights, open_page):
     page = open_page(flights, "approvals", width=400)
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     assert page.get_by_role("button", name="Approve").bounding_box()["x"] < 300
+
+
+@pytest.fixture
+def enter(browser, request):
+    "Logs a person in at `mlw up`, as they do it; a script's error or a dialog fails the test."
+
+    def _enter(person: Person, name: str, width: int = 1280, scheme: str = "light") -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme)
+        page, errors = context.new_page(), []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda dialog: (errors.append(dialog.message), dialog.dismiss()))
+        page.goto(f"http://127.0.0.1:{person.port}/home")
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Password").fill(password(name))
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_url("**/home")
+        request.addfinalizer(lambda: (context.close(), none(errors)))
+        return page
+
+    def none(errors: list[str]) -> None:
+        assert not errors
+
+    return _enter
+
+
+def visit(page: Page, name: str) -> None:
+    "Go to a dashboard, and wait until it is alive."
+    page.goto(page.url.split("/", 3)[0] + "//" + page.url.split("/")[2] + f"/dashboards/{name}")
+    page.wait_for_selector(".jupyter-widgets h1", timeout=90_000)
+
+
+def test_a_challenger_from_a_scientists_run_is_approved_served_and_monitored(team, flights, start, enter):
+    people = team()
+    assert mlw(flights, "approve", "flights", "--reason", "first", MLW_USER="ada").returncode == 0
+    port = free_port()
+    service = start(MLW, "serve", "flights", "--port", str(port), cwd=flights, log=flights / "serve.log")
+
+    sam = enter(people["sam"], "sam")
+    visit(sam, "pipeline")
+    assert sam.locator("svg").get_by_text("register").first.is_visible()
+    sam.get_by_text("train: Train").click()
+    sam.get_by_label("iterations").fill("30")
+    sam.keyboard.press("Tab")
+    sam.get_by_role("button", name="Run", exact=True).click()
+    sam.get_by_text("Running, with train.iterations=30").wait_for(timeout=10_000)
+    sam.get_by_text("The run is done.").wait_for(timeout=180_000)
+    visit(sam, "experiments")
+    sam.get_by_role("button", name="Compare").click()
+    sam.get_by_text("flights version 2 against 1").wait_for(timeout=60_000)
+    assert sam.get_by_text("train.iterations").first.is_visible()
+    visit(sam, "approvals")
+    assert (
+        sam.get_by_text("one must be approver").is_visible()
+        and sam.get_by_role("button", name="Approve").count() == 0
+    )
+
+    ada = enter(people["ada"], "ada")
+    visit(ada, "approvals")
+    ada.get_by_role("button", name="Model card").click()
+    ada.get_by_text("Where it does not hold").wait_for(timeout=60_000)
+    ada.get_by_role("button", name="Try it").click()
+    ada.get_by_role("button", name="Ask the models").wait_for(timeout=60_000)
+    assert ada.get_by_text("what came").is_visible()
+    ada.get_by_placeholder("Why?").first.fill("a smaller model will do")
+    ada.keyboard.press("Tab")
+    ada.get_by_role("button", name="Approve").click()
+    ada.get_by_text("flights version 2 is champion now").wait_for(timeout=30_000)
+    assert [r.actor for r in read_audit(read_settings(flights))] == ["ada", "ada"]
+    deadline = time.monotonic() + 60
+    while '"2"' not in urlopen(f"http://127.0.0.1:{port}/v2/models/flights", timeout=5).read().decode():
+        assert service.poll() is None and time.monotonic() < deadline, (flights / "serve.log").read_text()
+        time.sleep(0.5)
+
+    for command in (("score", "flights", "--month", "2013-04"), ("monitor", "flights")):
+        done = mlw(flights, *command, MLW_USER="sam")
+        assert done.returncode == 0, done.stderr
+    vera = enter(people["vera"], "vera")
+    visit(vera, "monitor")
+    assert vera.get_by_text("flights version 2 in 2013-04").is_visible()
+    cell = vera.get_by_role("button", name="temp in 2013-04")
+    cell.click()
+    vera.locator("img[alt='temp: training and 2013-04']").wait_for(timeout=30_000)
+    assert cell.get_attribute("aria-pressed") == "true"
+    visit(vera, "pipeline")
+    assert (
+        vera.get_by_text("must be scientist").is_visible()
+        and vera.get_by_role("button", name="Run", exact=True).count() == 0
+    )
+
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def test_every_page_is_fit_for_all_and_runs_no_script_of_a_name(team, flights, enter):
+    people = team()
+    client = mlflow_client(read_settings(flights))
+    client.create_registered_model("evil")
+    client.create_model_version("evil", f"{flights}/nothing", tags={"mlw.run": EVIL, "metric.auc": "0.5"})
+    client.set_registered_model_alias("evil", "challenger", "1")
+    source = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js")).read_text()
+    for width, scheme in ((1280, "light"), (400, "dark")):
+        boss = enter(people["boss"], "boss", width, scheme)
+        for name in ("home", "approvals", "monitor", "experiments", "pipeline", "data"):
+            visit(boss, name)
+            boss.wait_for_timeout(1500)
+            assert boss.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
+            boss.evaluate(source)
+            found = boss.evaluate("axe.run()")["violations"]
+            grave = [
+                (v["id"], [n["html"][:200] for n in v["nodes"]])
+                for v in found
+                if v["impact"] in ("serious", "critical")
+            ]
+            assert grave == [], (name, scheme)
+        boss.goto(boss.url.split("/voila")[0] + "/settings")
+        assert boss.get_by_text("gateway.minutes").is_visible()
