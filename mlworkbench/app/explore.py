@@ -140,7 +140,7 @@ def explore_page(title: str, made: dict, found: Relations, target: str | None, h
         pairs = found.pairs(0.5)[:15]
         if pairs:
             body.append(table_html(["column", "and", "r"], [[a, b, f"{r:.3f}"] for a, b, r in pairs], (2,)))
-        body.append(f'<div class="wide">{correlation_svg(found)}</div>')
+        body.append(f'<div class="wide" tabindex="0">{correlation_svg(found)}</div>')
     return page(title, "".join(body))
 
 

@@ -115,7 +115,7 @@ def heat_html(drift: pd.DataFrame, top: int = 14, last: int = 12) -> str:
         for feature, line in grid.iterrows()
     )
     legend = "How far a feature is from what the model learned from; from 1 it is an alarm. Choose a cell to see the two distributions."
-    return f'<p class="soft">{legend}</p><div class="wide mlw-heat"><table><thead><tr><td></td>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    return f'<p class="soft">{legend}</p><div class="wide mlw-heat" tabindex="0"><table><thead><tr><td></td>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
 def _cell(feature: str, month: str, value: float) -> str:

@@ -31,7 +31,7 @@ from ..pipeline.report import table_html
 def run_html(settings: Settings, graph: Pipeline, record: Mapping | None) -> str:
     "The graph and the steps of a run; of the pipeline alone if there is none."
     if record is None:
-        return f"<div class='wide'>{svg(graph)}</div>{note('It has not been run yet.')}"
+        return f"<div class='wide' tabindex='0'>{svg(graph)}</div>{note('It has not been run yet.')}"
     steps, base = record["steps"], base_address()
     states = {s: steps.get(s, {}).get("state", "") for s in graph.steps}
     notes = {s: _words(steps[s]) for s in graph.steps if s in steps}
@@ -46,7 +46,7 @@ def run_html(settings: Settings, graph: Pipeline, record: Mapping | None) -> str
     ]
     title = f"<h2>Run {html.escape(record['run'])} {chip(record['state'])}</h2>"
     about = f"<p class='soft'>started {record['started'][:16].replace('T', ' ')} UTC by {html.escape(record['user'])}, {record.get('seconds', 0):.1f} s</p>"
-    return f"{title}{about}<div class='wide'>{svg(graph, states, notes)}</div>{table_html(['step', 'state', 'seconds', 'what had changed'], rows, (2,))}"
+    return f"{title}{about}<div class='wide' tabindex='0'>{svg(graph, states, notes)}</div>{table_html(['step', 'state', 'seconds', 'what had changed'], rows, (2,))}"
 
 
 def _words(about: Mapping) -> str:

@@ -122,7 +122,7 @@ def table_html(columns: list[str], rows: list[list], numeric: tuple[int, ...] = 
     lines = "".join(
         "<tr>" + "".join(f"<td{kind(i)}>{cell(v)}</td>" for i, v in enumerate(r)) + "</tr>" for r in rows
     )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
 class Markup(str):
@@ -222,7 +222,7 @@ def write_index(
     title = f"{record['pipeline']} · {record['run']}"
     body = [
         f'<h1>{html.escape(title)}</h1><p class="soft">{html.escape(" · ".join(about))}</p>{errors}',
-        f'<div class="wide">{svg(pipeline, {s: i["state"] for s, i in steps.items()}, notes)}</div>',
+        f'<div class="wide" tabindex="0">{svg(pipeline, {s: i["state"] for s, i in steps.items()}, notes)}</div>',
         f"<h2>Steps</h2>{table_html(['step', 'state', 'seconds', 'why it ran', 'notebook'], rows, (2,))}",
         *_sections(store, pipeline, manifests),
     ]
