@@ -17,5 +17,12 @@ def __getattr__(name: str):
     raise AttributeError(f"module 'mlworkbench' has no attribute '{name}'")
 
 
+def load_ipython_extension(shell) -> None:
+    "`%load_ext mlworkbench`: the magics `%mlw` and `%%mlw`."
+    from mlworkbench.app.magics import load_ipython_extension as load
+
+    load(shell)
+
+
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])

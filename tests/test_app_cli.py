@@ -28,6 +28,7 @@ COMMANDS = [
     "status",
     "graph",
     "runs",
+    "new",
     "report",
     "show",
     "diff",

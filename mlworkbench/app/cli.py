@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['main', 'run', 'step', 'status', 'graph', 'runs', 'show', 'diff', 'report', 'monitor', 'up', 'lab', 'debug',
            'dashboards', 'users', 'users_add', 'users_list', 'users_remove', 'doctor', 'kernels', 'kernels_status',
-           'kernels_start', 'kernels_stop', 'gc', 'init']
+           'kernels_start', 'kernels_stop', 'gc', 'init', 'new', 'new_step_', 'new_dashboard_']
 
 # %% ../../nbs/api/70_app.cli.ipynb #imports
 import contextlib
@@ -386,6 +386,7 @@ def debug(step, run, console, no_browser) -> None:
 @_no_browser
 def dashboards(port, no_browser) -> None:
     "Open the Voila pages: approvals and monitoring."
+    from mlworkbench.app.gateway import FOR_LAB
     from mlworkbench.app.scaffold import dashboards_folder
 
     settings = _settings()
@@ -393,6 +394,7 @@ def dashboards(port, no_browser) -> None:
     options = [
         str(folder),
         "--template=mlworkbench",
+        f"--VoilaConfiguration.extension_denylist={list(FOR_LAB)}",
         "--Voila.ip=127.0.0.1",
         f"--port={port}",
         *["--no-browser"] * no_browser,
@@ -522,6 +524,36 @@ def init(folder) -> None:
     for path in make_project(folder):
         click.echo(f"  {path}")
     click.echo(f"Next: cd {folder} && mlw run flights   (needs the data: pip install 'mlworkbench[demo]')")
+
+# %% ../../nbs/api/70_app.cli.ipynb #new
+@main.group(epilog=_example("mlw new step flights/check", "mlw new dashboard overview"))
+def new() -> None:
+    "A new notebook: a step of a pipeline, or a dashboard."
+
+
+@new.command("step", epilog=_example("mlw new step flights/check"))
+@click.argument("step", metavar="PIPELINE/STEP")
+def new_step_(step) -> None:
+    "A step, the last of its pipeline; a pipeline that there is not yet begins with it."
+    from mlworkbench.app.console import relative
+    from mlworkbench.app.scaffold import new_step
+
+    pipeline, _, name = step.partition("/")
+    if not (pipeline and name):
+        raise click.UsageError(f"'{step}' must have the form PIPELINE/STEP, as in flights/check.")
+    _require("scientist", "make steps")
+    click.echo(relative(new_step(_settings(), pipeline, name)))
+
+
+@new.command("dashboard", epilog=_example("mlw new dashboard overview"))
+@click.argument("name")
+def new_dashboard_(name) -> None:
+    "A dashboard, seen at /dashboards/NAME of mlw up."
+    from mlworkbench.app.console import relative
+    from mlworkbench.app.scaffold import new_dashboard
+
+    _require("scientist", "make dashboards")
+    click.echo(relative(new_dashboard(_settings(), name)))
 
 # %% ../../nbs/api/70_app.cli.ipynb #data
 main.add_command(data)

@@ -7,6 +7,7 @@ __all__ = ['run_html', 'parameter_widget', 'changed', 'Started', 'pipeline_page'
 
 # %% ../../nbs/api/72e_app.page_pipeline.ipynb #imports
 import html
+import os
 import signal
 import subprocess
 import sys
@@ -84,14 +85,28 @@ def changed(step: StepNotebook, fields: Mapping[str, w.Widget]) -> list[str]:
 class Started:
     "A run that was started here: `mlw run`, in a process of its own."
 
-    def __init__(self, settings: Settings, pipeline: str, parameters: list[str], force: bool):
+    def __init__(
+        self,
+        settings: Settings,
+        pipeline: str,
+        parameters: list[str],
+        force: bool,
+        only: str = "",  # this step and what it needs
+        person: str = "",  # for whom, if not for the user of this process
+    ):
         self.said = Path(tempfile.mkdtemp(prefix="mlw-run-")) / "said"
         command = [sys.executable, "-c", "from mlworkbench.app.cli import main; main()", "run", pipeline]
-        command += [p for told in parameters for p in ("-p", told)] + ["--force"] * force
+        command += (
+            [p for told in parameters for p in ("-p", told)]
+            + ["--force"] * force
+            + ["--only", only] * bool(only)
+        )
+        env = os.environ | ({"MLW_USER": person} if person else {})
         with self.said.open("w") as out:
             self.process = subprocess.Popen(
                 command,
                 cwd=settings.root,
+                env=env,
                 stdout=out,
                 stderr=out,
                 stdin=subprocess.DEVNULL,

@@ -15,7 +15,9 @@ from people import Person, password
 from projects import MLW, free_port, mlw
 
 from mlworkbench.core.settings import read_settings
+from mlworkbench.core.store import Store
 from mlworkbench.governance.audit import read_audit, verify
+from mlworkbench.pipeline.history import list_runs
 from mlworkbench.pipeline.tracking import mlflow_client
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -202,6 +204,26 @@ def test_a_challenger_from_a_scientists_run_is_approved_served_and_monitored(tea
         vera.get_by_text("must be scientist").is_visible()
         and vera.get_by_role("button", name="Run", exact=True).count() == 0
     )
+
+
+def test_in_jupyterlab_a_step_is_made_looked_at_and_run(team, flights, enter):
+    sam = enter(team()["sam"], "sam", 1500)
+    lab = sam.url.removesuffix("/home") + "/lab"
+    sam.goto(f"{lab}?reset")
+    tile = sam.locator(".jp-LauncherCard", has_text="New step")
+    tile.wait_for(timeout=90_000)
+    for words in ("New dashboard", "Run a pipeline", "Dashboards", "MLflow"):
+        assert sam.locator(".jp-LauncherCard", has_text=words).first.is_visible(), words
+    tile.click()
+    sam.locator(".jp-Dialog input").fill("small/first")
+    sam.get_by_role("button", name="Make it").click()
+    sam.locator(".jp-NotebookPanel").wait_for(timeout=60_000)
+    assert (flights / "nbs/pipelines/small/01_first.ipynb").exists()
+    sam.get_by_role("button", name="Run step").click()
+    sam.get_by_text("nothing has changed since its last run").wait_for(timeout=120_000)
+    assert sam.locator(".mlw-side").get_by_text("small/first").is_visible()
+    records = list_runs(Store(str(flights / ".mlw/store")), "small")
+    assert [(r["user"], r["state"]) for r in records] == [("sam", "done")]
 
 
 EVIL = "<img src=x onerror=alert(1)>"
