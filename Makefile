@@ -44,6 +44,12 @@ bench-tuning: $(ENV)  ## whether a search beats a default model on flights, and 
 bench-serving: $(ENV)  ## how fast models are served, beside MLflow and a bare server
 	@$(BIN)/python benchmarks/serving.py
 
+pictures: $(ENV)  ## pictures of every page, for the README
+	@$(BIN)/python docs/pictures.py
+
+bench-dashboards: $(ENV)  ## how soon dashboards show something, beside plain Voila
+	@$(BIN)/python benchmarks/dashboards.py
+
 bench-monitoring: $(ENV)  ## how fast drift is found and performance estimated, beside Evidently and NannyML
 	@$(BIN)/python benchmarks/monitoring.py
 
@@ -60,4 +66,4 @@ lab: $(ENV)  ## open JupyterLab
 dashboards: $(ENV)  ## open the Voila pages
 	@$(BIN)/mlw dashboards
 
-.PHONY: help install demo test chaos soak-serving bench-engine bench-data bench-tuning bench-serving bench-monitoring check lab dashboards
+.PHONY: help install demo test chaos soak-serving bench-engine bench-data bench-tuning bench-serving bench-dashboards bench-monitoring pictures check lab dashboards

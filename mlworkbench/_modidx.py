@@ -1319,6 +1319,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'mlworkbench/governance/gates.py'),
                                               'mlworkbench.governance.gates._answers': ( 'api/governance.gates.html#_answers',
                                                                                          'mlworkbench/governance/gates.py'),
+                                              'mlworkbench.governance.gates._apart': ( 'api/governance.gates.html#_apart',
+                                                                                       'mlworkbench/governance/gates.py'),
                                               'mlworkbench.governance.gates._baseline': ( 'api/governance.gates.html#_baseline',
                                                                                           'mlworkbench/governance/gates.py'),
                                               'mlworkbench.governance.gates._behaviour': ( 'api/governance.gates.html#_behaviour',

@@ -68,13 +68,20 @@ def _answers(new: LoadedModel, old: LoadedModel, rows):
     return rows.assign(_new=new.answers(rows), _old=old.answers(rows))
 
 
+def _apart(new: LoadedModel, old: LoadedModel, rows) -> str:
+    "Why both can't be asked about the same rows; empty if they can."
+    if missing := sorted(set(old.spec.columns) - set(rows.columns)):
+        return f"the hold-out lacks the champion's columns {', '.join(missing)}"
+    if old.spec.task != new.spec.task:
+        return f"the champion's task is {old.spec.task}, this one's is {new.spec.task}"
+    return ""
+
+
 def _champion(settings: Settings, new: LoadedModel, old: LoadedModel | None, rows) -> tuple[bool, str]:
     if old is None:
         return True, "there is no champion yet"
-    if missing := sorted(set(old.spec.columns) - set(rows.columns)):
-        return False, f"the hold-out lacks the champion's columns {', '.join(missing)}"
-    if old.spec.task != new.spec.task:
-        return False, f"the champion's task is {old.spec.task}, this one's is {new.spec.task}"
+    if why := _apart(new, old, rows):
+        return False, why
     both, gain = _answers(new, old, rows), TASKS[new.spec.task].gain
     found = gain(both[new.spec.label].to_numpy(), both._old.to_numpy(), both._new.to_numpy())
     return found.verdict(settings.gates.champion) in ("better", "no worse"), found.words(
@@ -85,6 +92,8 @@ def _champion(settings: Settings, new: LoadedModel, old: LoadedModel | None, row
 def _slices(settings: Settings, new: LoadedModel, old: LoadedModel | None, rows) -> tuple[bool, str]:
     if old is None:
         return True, "there is no champion yet"
+    if why := _apart(new, old, rows):
+        return False, why
     by = [c for c in new.spec.slices if c in rows]
     found = compare_slices(_answers(new, old, rows), new.spec.label, "_old", "_new", by, task=new.spec.task)
     worse = found[found.high < -settings.gates.slices]
