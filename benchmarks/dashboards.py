@@ -82,7 +82,7 @@ def start(command: list[str], project: Path, name: str) -> tuple[subprocess.Pope
 
 async def log_in(context: BrowserContext, port: int, name: str) -> None:
     page = await context.new_page()
-    await page.goto(f"http://127.0.0.1:{port}/login")
+    await page.goto(f"http://127.0.0.1:{port}/home")
     await page.fill("#username", name)
     await page.fill("#password", PASSWORD)
     await page.click("button")

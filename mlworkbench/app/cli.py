@@ -338,9 +338,12 @@ _no_browser = click.option("--no-browser", is_flag=True, help="Don't open a brow
 def up(port, no_browser) -> None:
     "One address for everything: home page, JupyterLab, dashboards, MLflow and reports."
     from mlworkbench.app.gateway import gateway_address, gateway_config
+    from mlworkbench.pipeline.kernels import can_fork, start_server
 
     settings = _settings()
     options = [f"--config={gateway_config(settings, port)}", *["--no-browser"] * no_browser]
+    if can_fork(settings):
+        start_server(settings)  # so that the first page finds it warm
     click.echo(f"{settings.project.name}: {gateway_address(settings, port)}  (Ctrl-C ends)")
     _serve(["jupyter_server", *options], _environment(settings))
 

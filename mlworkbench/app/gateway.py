@@ -20,7 +20,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .identity import PERSON, read_users
+from .identity import PERSON, guard, read_users
 from .page_home import overview_html
 from .scaffold import dashboards_folder
 from mlworkbench.core.errors import (
@@ -108,6 +108,7 @@ def _load_jupyter_server_extension(server) -> None:
     settings = read_settings(server.root_dir)
     base = server.web_app.settings["base_url"]
     dashboards = _dashboards_in(Path(server.root_dir), dashboards_folder(settings))
+    guard(server.web_app)
     server.identity_provider.workbench, server.identity_provider.dashboards = settings, dashboards
     server.web_app.settings["mathjax_url"] = NO_MATHJAX
     scheme = "https" if server.certfile else "http"

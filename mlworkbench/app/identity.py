@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['PERSON', 'read_users', 'set_password', 'remove_user', 'needed_role', 'plain_path', 'WorkbenchIdentity',
-           'WorkbenchAuthorizer', 'Login', 'Logout']
+           'WorkbenchAuthorizer', 'guard', 'Login', 'Logout']
 
 # %% ../../nbs/api/76d_app.identity.ipynb #imports
 import contextvars
+import functools
 import html
 import json
 import re
 import time
+from typing import NoReturn
 from urllib.parse import quote, unquote
 
 from jupyter_server.auth import Authorizer, IdentityProvider, User, passwd
@@ -123,6 +125,13 @@ def _wants_page(handler: web.RequestHandler, path: str) -> bool:
 _OPEN = ("/login", "/logout")
 
 
+def _refuse(handler: web.RequestHandler, words: str | bytes) -> NoReturn:
+    "Answer with 403 and be done, past the handler's own way to finish: that of JupyterLab's licences takes only its own answers, and hangs."
+    handler.set_status(403)
+    web.RequestHandler.finish(handler, words if isinstance(words, bytes) else json.dumps({"message": words}))
+    raise web.Finish
+
+
 class WorkbenchIdentity(IdentityProvider):
     "Knows people by a token in the address (one person), or by name and password (a team)."
 
@@ -152,7 +161,7 @@ class WorkbenchIdentity(IdentityProvider):
             if path in ("/mlw/decisions", "/mlw/token"):
                 return None  # a dashboard's kernel; its token is looked at there
             if not _wants_page(handler, path):
-                raise web.HTTPError(403, "Log in first.")
+                _refuse(handler, "Log in first.")
             handler.redirect(f"{base}login?next={quote(handler.request.uri, safe='')}")
             raise web.Finish
         if _wants_page(handler, path) and handler.get_argument("token", ""):  # the cookie has taken its place
@@ -161,12 +170,12 @@ class WorkbenchIdentity(IdentityProvider):
         needed, own = needed_role(method, path, self.dashboards), role_of(self.workbench, person.username)
         if ROLES.index(own) < ROLES.index(needed):
             refusal = f"You are {own}; this is for the role {needed} and above."
-            if not _wants_page(handler, path):
-                raise web.HTTPError(403, refusal)
-            handler.set_status(403)
-            home = f'<p><a href="{html.escape(base)}home">Home</a></p>'
-            handler.finish(page("Not for you", f"<main><h1>Not for you</h1><p>{refusal}</p>{home}</main>"))
-            raise web.Finish
+            if _wants_page(handler, path):
+                home = f'<p><a href="{html.escape(base)}home">Home</a></p>'
+                _refuse(
+                    handler, page("Not for you", f"<main><h1>Not for you</h1><p>{refusal}</p>{home}</main>")
+                )
+            _refuse(handler, refusal)
         PERSON.set(person.username)
         return person
 
@@ -219,6 +228,23 @@ class WorkbenchAuthorizer(Authorizer):
 
     def is_authorized(self, handler: JupyterHandler, user: User, action: str, resource: str) -> bool:
         return user is not None and PERSON.get() == user.username
+
+# %% ../../nbs/api/76d_app.identity.ipynb #guard
+def guard(application: web.Application) -> None:
+    "Let every handler of the application, also those that are added later, ask who it is before it answers."
+    plain = application.get_handler_delegate
+
+    @functools.cache
+    def guarded(kind: type) -> type:
+        return (
+            kind
+            if issubclass(kind, JupyterHandler)
+            else type(f"Guarded{kind.__name__}", (kind, JupyterHandler), {})
+        )
+
+    application.get_handler_delegate = lambda request, kind, *more, **told: plain(
+        request, guarded(kind), *more, **told
+    )
 
 # %% ../../nbs/api/76d_app.identity.ipynb #log-in
 _FORM = """<main><h1>{title}</h1><form method="post" action="{action}"><p class="bad" role="alert">{message}</p>{xsrf}{fields}
