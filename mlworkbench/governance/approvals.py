@@ -16,7 +16,7 @@ from .audit import AuditRow, read_audit, record
 from .gates import judge, keep_verdict, refusals
 from .notifications import notify
 from .roles import require_role
-from ..models.registry import CHALLENGER, CHAMPION, ModelVersion, model_names, model_versions
+from ..models.registry import CHALLENGER, CHAMPION, ModelVersion, model_versions, registered
 from ..pipeline.tracking import mlflow_client
 
 # %% ../../nbs/api/42_governance.approvals.ipynb #waiting
@@ -35,8 +35,7 @@ def _by_alias(versions: list[ModelVersion], alias: str) -> ModelVersion | None:
 def waiting(settings: Settings) -> list[Waiting]:
     "Every model's challenger, where it has one that isn't champion already."
     found = []
-    for name in model_names(settings):
-        versions = model_versions(settings, name)
+    for versions in registered(settings).values():
         challenger, champion = _by_alias(versions, CHALLENGER), _by_alias(versions, CHAMPION)
         if challenger and challenger != champion:
             found.append(Waiting(challenger, champion))
@@ -260,8 +259,8 @@ def _act(settings: Settings, action: str, model: str, reason: str, actor: str | 
 def behind_its_back(settings: Settings) -> list[str]:
     "Champions that are others than the log says: somebody moved the alias in MLflow itself."
     rows, found = read_audit(settings), []
-    for name in model_names(settings):
-        now, (wanted, _) = _by_alias(model_versions(settings, name), CHAMPION), _replay(rows, name)
+    for name, versions in registered(settings).items():
+        now, (wanted, _) = _by_alias(versions, CHAMPION), _replay(rows, name)
         if (now.version if now else None) != wanted:
             is_, was = _version(now and now.version), _version(wanted)
             found.append(
@@ -272,5 +271,5 @@ def behind_its_back(settings: Settings) -> list[str]:
 # %% ../../nbs/api/42_governance.approvals.ipynb #champion
 def champions(settings: Settings) -> dict[str, ModelVersion]:
     "The version in production of each model that has one."
-    found = {name: _by_alias(model_versions(settings, name), CHAMPION) for name in model_names(settings)}
+    found = {name: _by_alias(versions, CHAMPION) for name, versions in registered(settings).items()}
     return {name: version for name, version in found.items() if version}
