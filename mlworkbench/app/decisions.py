@@ -51,7 +51,11 @@ class _Desk:
     def ask(self, what: str, told: dict) -> dict:
         "The gateway's answer; the token that comes with it takes the place of the one that was used."
         with self._lock:
-            headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+            headers = {
+                "Authorization": f"Bearer {self.token}",
+                "Content-Type": "application/json",
+                "Host": "localhost",
+            }
             request = urllib.request.Request(f"{self.address}mlw/{what}", json.dumps(told).encode(), headers)
             try:
                 with urllib.request.urlopen(request, timeout=120, context=self._tls()) as got:

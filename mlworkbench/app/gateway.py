@@ -113,7 +113,8 @@ def _load_jupyter_server_extension(server) -> None:
     server.web_app.settings["mathjax_url"] = NO_MATHJAX
     scheme = "https" if server.certfile else "http"
     server.config.VoilaConfiguration.page_config_hook = _told_of_places(settings)  # Voila reads it after this
-    gateway = Gateway(settings, f"{scheme}://127.0.0.1:{server.port}{base}", server.certfile, SECRETS)
+    here = "127.0.0.1" if server.ip in ("0.0.0.0", "::", "localhost") else server.ip
+    gateway = Gateway(settings, f"{scheme}://{here}:{server.port}{base}", server.certfile, SECRETS)
     server.kernel_manager.gateway = gateway
 
     class Home(JupyterHandler):

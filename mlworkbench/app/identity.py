@@ -80,7 +80,7 @@ _REGISTRY = r"/mlflow/(ajax-api|api)/.*/(registered-models|model-versions)/.*"
 
 _TABLE: tuple[tuple[str, str, Role], ...] = (
     (_ANY, r"/proxy/.*|/shutdown|/api/shutdown|/settings", "admin"),
-    (_LOOK, r"/|/home|/dashboards/\w+|/reports(/.*)?|/serving|/api|/api/me|/favicon\.ico|/logout", "viewer"),
+    (_LOOK, r"/|/home|/dashboards/\w+|/reports(/.*)?|/api|/api/me|/favicon\.ico|/logout", "viewer"),
     (_LOOK, r"/voila/render/(?P<folder>.+)/\w+\.ipynb", "viewer"),
     (_LOOK, r"/voila/(static|templates|labextensions|api/themes)/.*|/static/.*", "viewer"),
     ("GET", rf"/api/kernels/{_KERNEL}(/channels)?", "viewer"),  # a kernel of their own
@@ -142,7 +142,7 @@ class WorkbenchIdentity(IdentityProvider):
         super().__init__(**told)
         self.cookie_options = {
             "samesite": "Lax"
-        }  # comes along on a link in a mail, not with a foreign page's form
+        }  # comes with a link in a mail, not with a foreign page's form
         self.login_handler_class, self.logout_handler_class = Login, Logout
         self._misses: dict[str, tuple[int, float]] = {}
 
@@ -151,7 +151,7 @@ class WorkbenchIdentity(IdentityProvider):
         return bool(read_users(self.workbench))
 
     async def get_user(self, handler: web.RequestHandler) -> User | None:
-        "Who asks; raises HTTP 401, 403, or leads to the log-in, where they may not."
+        "Who asks. Answers itself, with the log-in page or 403, where they may not."
         base = handler.settings["base_url"]
         path, method = plain_path(handler.request.path, base), handler.request.method
         person = await self._get_user(handler)
@@ -248,7 +248,7 @@ def guard(application: web.Application) -> None:
 
 # %% ../../nbs/api/76d_app.identity.ipynb #log-in
 _FORM = """<main><h1>{title}</h1><form method="post" action="{action}"><p class="bad" role="alert">{message}</p>{xsrf}{fields}
-<p><button type="submit">Log in</button></p></form>{more}</main>
+<p><button type="submit">Log in</button></p></form></main>
 <style>form {{ max-width: 320px; }} label {{ display: block; margin: 12px 0 4px; }} input {{ font: inherit; width: 100%; padding: 8px; box-sizing: border-box;
 color: var(--ink); background: var(--panel); border: 1px solid var(--line); border-radius: 6px; }} button {{ font: inherit; padding: 8px 20px; border: 0; border-radius: 6px;
 background: #2b5fa8; color: #fff; cursor: pointer; }}</style>"""
@@ -271,7 +271,6 @@ class Login(LoginFormHandler):
             "message": "That is not right. Try again." if message else "",
             "xsrf": self.xsrf_form_html(),
             "fields": fields,
-            "more": "",
         }
         self.finish(page("Log in", _FORM.format(**told)))
 
