@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .printing import find_browser
 from ..core.errors import WorkbenchError
 from ..core.settings import Settings
 from ..core.store import Store, put
@@ -495,8 +496,8 @@ def print_doctor(settings: Settings) -> bool:
         except WorkbenchError as err:
             well = False
             console.print(Text.assemble(("✘ ", "red"), f"{name}: {err}"), soft_wrap=True)
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    browser = find_browser()
     console.print(
-        Text(f"  browser for the dashboards' tests: {browser or 'none (only the tests need one)'}", "dim")
+        Text(f"  browser: {browser or 'none (only mlw report --pdf and the tests need one)'}", "dim")
     )
     return well

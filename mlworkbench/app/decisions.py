@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 
-from ..core.errors import AccessRefused, ApprovalRefused
+from ..core.errors import ApprovalRefused
 from ..core.settings import Settings
 from ..governance.approvals import approve, outcome, reject, rollback
 from ..governance.audit import AuditRow
@@ -83,7 +83,7 @@ class _Desk:
         while not wait.wait(seconds):
             try:
                 self.ask("token", {})
-            except (ApprovalRefused, AccessRefused):
+            except ApprovalRefused:
                 return
 
 
@@ -107,9 +107,9 @@ def _desk() -> _Desk | None:
     return desk
 
 
-def arrive() -> None:
-    "Take the token out of the environment and keep it fresh; a dashboard's page calls it first."
-    _desk()
+def arrive() -> bool:
+    "Take the token out of the environment and keep it fresh, as a dashboard's page does first; whether there is a gateway."
+    return _desk() is not None
 
 # %% ../../nbs/api/76c_app.decisions.ipynb #decide
 def decide(settings: Settings, action: str, model: str, reason: str, version: int | None = None) -> str:

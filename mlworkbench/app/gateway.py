@@ -33,7 +33,7 @@ from mlworkbench.core.errors import (
 )
 from ..core.settings import Settings, read_settings, user_name
 from ..core.store import Store, write_file
-from ..governance.roles import ROLES, Role, role_of
+from ..governance.roles import has_role, role_of
 from ..pipeline.history import write_reports_page
 from ..pipeline.report import page, table_html
 from ..pipeline.tracking import tracking_uri
@@ -58,8 +58,8 @@ def settings_html(settings: Settings, base: str = "/") -> bytes:
     return page("Settings", nav_html(settings, base, "Settings") + body)
 
 
-def places(settings: Settings, base: str, role: Role) -> list[tuple[str, str]]:
-    "(words, address) of what the role opens."
+def places(settings: Settings, base: str, person: str) -> list[tuple[str, str]]:
+    "(words, address) of what opens to the person."
     found = [("Home", f"{base}home")]
     found += [
         (p.stem.capitalize(), f"{base}dashboards/{p.stem}")
@@ -67,9 +67,9 @@ def places(settings: Settings, base: str, role: Role) -> list[tuple[str, str]]:
         if p.stem != "home"
     ]
     found += [("Reports", f"{base}reports/")]
-    if ROLES.index(role) >= ROLES.index("scientist"):
+    if has_role(settings, person, "scientist"):
         found += [("JupyterLab", f"{base}lab"), ("MLflow", _mlflow_address(settings, base))]
-    return found + [("Settings", f"{base}settings")] * (role == "admin")
+    return found + [("Settings", f"{base}settings")] * has_role(settings, person, "admin")
 
 
 def nav_html(settings: Settings, base: str, here: str = "Home") -> str:
@@ -79,7 +79,7 @@ def nav_html(settings: Settings, base: str, here: str = "Home") -> str:
     current = lambda words: ' aria-current="page"' if words == here else ""
     links = " ".join(
         f'<a href="{html.escape(to)}"{current(words)}>{html.escape(words)}</a>'
-        for words, to in places(settings, base, role)
+        for words, to in places(settings, base, person)
     )
     who = f'<span class="soft">{html.escape(person)}, {role}</span> <a href="{html.escape(base)}logout">Log out</a>'
     return f'{NAV_STYLE}<nav class="mlw-nav" aria-label="places"><div>{links}</div><div>{who}</div></nav>'

@@ -27,7 +27,7 @@ from traitlets import Any, Unicode
 from ..core.errors import SettingsError
 from ..core.settings import Settings, user_name
 from ..core.store import write_file
-from ..governance.roles import ROLES, Role, role_of
+from ..governance.roles import Role, has_role, role_of
 from ..pipeline.report import page
 
 # %% ../../nbs/api/76d_app.identity.ipynb #users
@@ -167,9 +167,9 @@ class WorkbenchIdentity(IdentityProvider):
         if _wants_page(handler, path) and handler.get_argument("token", ""):  # the cookie has taken its place
             handler.redirect(handler.request.path)
             raise web.Finish
-        needed, own = needed_role(method, path, self.dashboards), role_of(self.workbench, person.username)
-        if ROLES.index(own) < ROLES.index(needed):
-            refusal = f"You are {own}; this is for the role {needed} and above."
+        needed = needed_role(method, path, self.dashboards)
+        if not has_role(self.workbench, person.username, needed):
+            refusal = f"You are {role_of(self.workbench, person.username)}; this is for the role {needed} and above."
             if _wants_page(handler, path):
                 home = f'<p><a href="{html.escape(base)}home">Home</a></p>'
                 _refuse(

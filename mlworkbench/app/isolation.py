@@ -24,7 +24,7 @@ from traitlets import Dict
 from .identity import PERSON
 from .tokens import KernelTokens, Looker
 from ..core.settings import Settings
-from ..governance.roles import ROLES, role_of
+from ..governance.roles import has_role
 
 # %% ../../nbs/api/76e_app.isolation.ipynb #kernels
 class OwnKernels(AsyncMappingKernelManager):
@@ -137,7 +137,7 @@ class OwnConnection(ZMQChannelsWebsocketConnection):
     def handle_incoming_message(self, incoming_msg: Any) -> None:
         kernels, kernel_id = self.multi_kernel_manager, self.kernel_id
         person = self.websocket_handler.current_user.username
-        may_run = ROLES.index(role_of(kernels.gateway.settings, person)) >= ROLES.index("scientist")
+        may_run = has_role(kernels.gateway.settings, person, "scientist")
         if not may_run and not is_harmless(*self._read(incoming_msg)):
             self.log.warning(
                 "A message of %s to kernel %s was refused: their role may not run code.", person, kernel_id

@@ -21,7 +21,7 @@ from ..core.settings import Settings
 from ..core.store import Store, collect, get, list_records, read_record, remove_record, write_file
 from .clerk import known_page
 from .formats import read_value
-from .report import Markup, page, table_html
+from .report import link, page, table_html
 from .run import read_manifest
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def write_reports_page(settings: Settings) -> Path:
     reports, rows = settings.reports, []
     for record in list_runs(Store(settings.resolve(settings.store.url))):
         path = f"{record['pipeline']}/{record['run']}/index.html"
-        name = _link(path, record["run"]) if (reports / path).exists() else record["run"]
+        name = link(path, record["run"]) if (reports / path).exists() else record["run"]
         rows.append(
             [
                 name,
@@ -97,7 +97,7 @@ def write_reports_page(settings: Settings) -> Path:
     pipelines = {str(r[1]) for r in rows} | {"index.html"}
     others = sorted(p.relative_to(reports).as_posix() for p in reports.rglob("*.html"))
     others = [
-        [_link(path, path.removesuffix("/index.html"))]
+        [link(quote(path), path.removesuffix("/index.html"))]
         for path in others
         if path.split("/")[0] not in pipelines
     ]
@@ -113,10 +113,6 @@ def write_reports_page(settings: Settings) -> Path:
         page(title, f"<main><h1>{html.escape(title)}</h1><h2>Runs</h2>{runs}{more}</main>"),
     )
     return reports / "index.html"
-
-
-def _link(path: str, words: str) -> Markup:
-    return Markup(f'<a href="{html.escape(quote(path))}">{html.escape(words)}</a>')
 
 # %% ../../nbs/api/29_pipeline.history.ipynb #views
 def saved_views(store: Store) -> "dict[str, tuple[FeatureView, str]]":

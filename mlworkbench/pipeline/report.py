@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIGHT', 'DARK', 'STYLE', 'notebook_html', 'metric_rows', 'number', 'short_commit', 'page', 'table_html', 'Markup',
-           'image', 'write_index']
+           'link', 'image', 'write_index']
 
 # %% ../../nbs/api/27_pipeline.report.ipynb #imports
 import base64
@@ -127,6 +127,11 @@ def table_html(columns: list[str], rows: list[list], numeric: tuple[int, ...] = 
 
 class Markup(str):
     "Text that is HTML already."
+
+
+def link(address: str, words: str) -> Markup:
+    "A link to the address."
+    return Markup(f'<a href="{html.escape(address)}">{html.escape(words)}</a>')
 
 
 def image(png: bytes, caption: str) -> Markup:

@@ -1,7 +1,6 @@
 """The dashboards as people see them: rendered by Voila, in a real browser, alone and behind `mlw up`."""
 
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,9 +39,7 @@ def open_page(browser, start, request):
     "Opens a dashboard of a project; every message that the browser logs as an error fails the test."
 
     def _open(project: Path, name: str, width: int = 1280) -> Page:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         log = project / "voila.log"
         server = start(MLW, "dashboards", "--no-browser", "--port", str(port), cwd=project, log=log)
         address = f"http://127.0.0.1:{port}"

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from projects import MLW
+from projects import MLW, free_port
 
 TOKEN = "of-this-test-77a1"
 PLACES = ["/home", "/lab", "/dashboards/monitor", "/mlflow/", "/reports/", "/nbconvert/html/x.ipynb"]
@@ -46,9 +46,7 @@ class Gateway:
 
 @pytest.fixture
 def gateway(flights, start):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = flights / "up.log"
     server = start(MLW, "up", "--no-browser", "--port", str(port), cwd=flights, log=log, JUPYTER_TOKEN=TOKEN)
     found = Gateway(port)
