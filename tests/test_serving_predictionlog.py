@@ -14,6 +14,7 @@ from mlworkbench.serving.predictionlog import (
 
 # %% ../nbs/api/52_serving.predictionlog.ipynb #test-log
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -137,9 +138,11 @@ def test_what_a_killed_process_acknowledged_is_found_again(settings):
 def test_half_a_line_at_the_end_was_never_acknowledged(settings):
     kept = PredictionLog(settings, "m").open()
     kept.append(line("whole"))
-    os.write(kept.file, line("torn")[:-9])
     kept.close()
-    kept.flush()
+    (segment,) = kept.folder.glob("*.spool")
+    hole = line("hole").replace(b"champion", bytes(8))  # a page that a power cut kept from the disk
+    segment.write_bytes(segment.read_bytes() + hole + line("torn")[:-9] + bytes(1000))
+    assert kept.flush() == 1 and not segment.exists()
     assert list(served(settings).request_id) == ["whole"]
 
 
@@ -187,15 +190,35 @@ def test_a_table_that_does_not_answer_is_said_and_holds_nobody_up(settings, monk
 def test_a_full_disk_leaves_no_half_of_a_line(settings, monkeypatch):
     kept = PredictionLog(settings, "m").open()
     kept.append(line("a"))
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:10]))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
-        kept.append(line("b"))
+        kept.append(line("b", rows=20_000))
+    kept.append(line("c"))  # for which there is room
     monkeypatch.undo()
+    kept.append(line("d", rows=20_000))
+    kept.append(line("e"))
+    kept.close()
+    kept.flush()
+    assert served(settings).request_id.value_counts().to_dict() == {"a": 1, "c": 1, "d": 20_000, "e": 1}
+
+
+def test_a_segment_that_can_not_be_followed_by_another_goes_on(settings, monkeypatch):
+    kept = PredictionLog(settings, "m").open()
+    kept.append(line("a"))
+    kept.folder.rename(kept.folder.with_name("away"))
+    with pytest.raises(OSError):
+        kept.rotate()
+    kept.append(line("b"))
+    kept.folder.with_name("away").rename(kept.folder)
+    kept.rotate()
     kept.append(line("c"))
     kept.close()
     kept.flush()
-    assert sorted(served(settings).request_id) == ["a", "c"]
+    assert sorted(served(settings).request_id) == ["a", "b", "c"]
 
 
 def test_many_wait_for_the_disk_together(settings, monkeypatch):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # %% ../../nbs/api/50_serving.predictor.ipynb #batch
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Batch:
     "Rows as a model takes them."
 
@@ -47,8 +47,12 @@ class Batch:
 
     def feed(self) -> dict[str, np.ndarray]:
         "The inputs of the graph."
-        made = {"numbers": self.numbers, "categories": self.categories}
-        return {name: part for name, part in made.items() if part.shape[1]}
+        made = {}
+        if self.numbers.shape[1]:
+            made["numbers"] = self.numbers
+        if self.categories.shape[1]:
+            made["categories"] = self.categories
+        return made
 
     def frame(self, columns: Columns, order: list[str]) -> "pd.DataFrame":
         "The rows as scikit-learn takes them."

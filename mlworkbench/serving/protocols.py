@@ -6,9 +6,9 @@
 __all__ = ['Place', 'Schema', 'from_columns', 'from_records', 'from_mlflow', 'from_csv', 'from_v2', 'to_v2', 'from_rows']
 
 # %% ../../nbs/api/51_serving.protocols.ipynb #imports
-import contextlib
 import csv
 import io
+import itertools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -88,17 +88,18 @@ Place = Callable[
 def _numbers(values: list, place: Place) -> np.ndarray:
     "All of them as float64, NaN where missing. Raises `DataError` for the first that is none."
     if _NUMBERS.issuperset(map(type, values)) and math.inf not in values and -math.inf not in values:
-        with contextlib.suppress(OverflowError):
+        try:
             return np.array(values, dtype=float)
+        except OverflowError:  # a whole number beyond floats, which is told below
+            pass
     return np.array([_number(v, *place(i)) for i, v in enumerate(values)], dtype=float)
 
 
 def _texts(values: list, place: Place) -> np.ndarray:
     "All of them as texts, empty where missing. Raises `DataError` for the first that is none."
-    found = np.empty(len(values), dtype=object)
     plain = _TEXTS.issuperset(map(type, values))
-    found[:] = [v or "" for v in values] if plain else [_text(v, *place(i)) for i, v in enumerate(values)]
-    return found
+    told = [v or "" for v in values] if plain else [_text(v, *place(i)) for i, v in enumerate(values)]
+    return np.array(told, dtype=object)
 
 
 def _plain(value, row: int, column: str) -> str | None:
@@ -138,18 +139,20 @@ def from_records(schema: Schema, records: Sequence[Mapping]) -> Batch:
     "A batch from an object a row; fields that nobody knows are ignored. Raises `DataError`."
     columns, absent = schema.columns, {}
     try:
-        taken = [[v for record in records for v in take(record)] for take in schema.takers]
+        taken = [_all(take, records) for take in schema.takers]
     except (KeyError, TypeError):  # something is missing, or is no record
         whole = _whole(schema, records, absent)
-        taken = [[v for record in whole for v in take(record)] for take in schema.takers]
+        taken = [_all(take, whole) for take in schema.takers]
 
-    def read(values: list, names: list[str], take) -> np.ndarray:
-        place = lambda at: (at // len(names), names[at % len(names)])
-        return take(values, place).reshape(len(records), len(names))
-
-    numbers, texts = read(taken[0], columns.numbers, _numbers), read(taken[1], columns.categories, _texts)
+    place = lambda names: lambda at: (at // len(names), names[at % len(names)])
+    numbers = _numbers(taken[0], place(columns.numbers)).reshape(len(records), len(columns.numbers))
+    texts = _texts(taken[1], place(columns.categories)).reshape(len(records), len(columns.categories))
     extra = {e: [_plain(r.get(e), i, e) for i, r in enumerate(records)] for e in schema.extra}
     return Batch(numbers, texts, extra, absent)
+
+
+def _all(take: Callable[[Mapping], Sequence], records: Sequence[Mapping]) -> list:
+    return list(itertools.chain.from_iterable(map(take, records)))
 
 
 def _whole(schema: Schema, records: Sequence, absent: dict[str, list[int]]) -> list[Mapping]:

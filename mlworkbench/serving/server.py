@@ -143,6 +143,9 @@ class Service:
     def __init__(self, settings: Settings, models: list[str]):
         self.settings, self.limits, self.access = settings, settings.serving, Access(settings)
         self.in_flight, self.numbers, self.boot = 0, itertools.count(), os.urandom(6).hex()
+        self.under_way = lambda: (
+            self.in_flight
+        )  # requests, with those that wait for the loop where a server tells
         self.pool = ThreadPoolExecutor(4, thread_name_prefix="predict")
         for problem in adopt_settings(settings, models):
             log.warning("settings.ini, section [serving], key 'traffic': %s", problem)
@@ -201,6 +204,7 @@ class Service:
                 self.tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._hurry())]
                 gc.collect()
                 gc.freeze()  # what was imported and loaded stays; to look through it again takes a tenth of a second
+                gc.set_threshold(10_000)  # a request leaves next to no cycles
                 await send({"type": "lifespan.startup.complete"})
             else:
                 for task in self.tasks:
@@ -257,8 +261,11 @@ class _Asked(NamedTuple):
 
     @property
     def is_csv(self) -> bool:
-        told = self.headers.get(b"content-type", b"").partition(b";")[0].strip()
-        return self.kind == "invocations" and told == b"text/csv"
+        return self.kind == "invocations" and self._media == b"text/csv"
+
+    @property
+    def _media(self) -> bytes:
+        return self.headers.get(b"content-type", b"").partition(b";")[0].strip()
 
 
 def _json(value) -> bytes:
@@ -373,7 +380,8 @@ def _failed(service: Service, served: Served, state: State, arm: Arm, err: Excep
 
 
 def _headers(identity: str, recorded: bool) -> list[tuple[bytes, bytes]]:
-    return [*JSON, (b"x-request-id", identity.encode()), (b"x-recorded", b"yes" if recorded else b"no")]
+    made = [*JSON, (b"x-request-id", identity.encode())]
+    return made if recorded else [*made, (b"x-recorded", b"no")]
 
 
 def _told(asked: _Asked, arm: Arm, identity: str | None, answers: np.ndarray) -> bytes:
@@ -395,11 +403,14 @@ def _identity(told, headers) -> str:
     return given if type(given) is str and re.fullmatch(r"[\w.:-]{1,64}", given) else ""
 
 # %% ../../nbs/api/53b_serving.server.ipynb #answers
+_READ = {"invocations": from_mlflow, "infer": from_v2, "predict": from_rows}
+
+
 def _batch(asked: _Asked, schema: Schema, told) -> Batch:
     "The rows. Raises `DataError`."
     if asked.is_csv:
         return from_csv(schema, told)
-    return {"invocations": from_mlflow, "infer": from_v2, "predict": from_rows}[asked.kind](schema, told)
+    return _READ[asked.kind](schema, told)
 
 
 async def _answers(service: Service, asked: _Asked, arm: Arm, told) -> tuple[Batch, np.ndarray]:
@@ -413,7 +424,8 @@ async def _answers(service: Service, asked: _Asked, arm: Arm, told) -> tuple[Bat
         batch = await arm.completed(batch)
     try:
         if arm.is_quick(batch):
-            return batch, arm.predictor.run(batch)
+            is_alone = service.under_way() <= 1
+            return batch, arm.predictor.run(batch) if is_alone else await arm.turn(batch)
         return batch, await arm.answers(batch, service.limits.seconds)
     except TimeoutError:
         raise Refused(503, f"The model did not answer within {service.limits.seconds:g} seconds.") from None
@@ -425,10 +437,11 @@ def _record(
     served: Served, identity: str, seconds: float, arm: Arm, name: str, batch: Batch, answers
 ) -> bool:
     "Whether the answer was appended to the log."
-    line = lambda: entry(
-        identity, time.time(), arm.version, name, seconds, arm.schema.columns, batch, answers
+    if not served.is_sampled(identity):
+        return False
+    return served.record(
+        entry(identity, time.time(), arm.version, name, seconds, arm.schema.columns, batch, answers)
     )
-    return served.record(identity, line)
 
 
 async def _recorded(service: Service, served: Served, recorded: bool) -> bool:
@@ -585,7 +598,11 @@ def serve(
     )  # a registry that is away is asked again soon enough
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     service = Service(settings, models)
-    uvicorn.run(
+    server = uvicorn.Server(uvicorn.Config(
         service, host=host, port=port, log_level="warning", access_log=False,
-        lifespan="on", timeout_graceful_shutdown=30, server_header=False,
-    )  # fmt: skip
+        lifespan="on", timeout_graceful_shutdown=30, server_header=False, proxy_headers=False,
+    ))  # fmt: skip
+    service.under_way = server.server_state.tasks.__len__
+    server.run()
+    if not server.started:
+        raise SystemExit(3)
