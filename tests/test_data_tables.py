@@ -4,10 +4,10 @@
 
 # %% auto #0
 from mlworkbench.data.tables import (
+    Appender,
     DataError,
     append_once,
     dt,
-    last_appended,
     read_table,
     table_version,
     write_table,
@@ -100,7 +100,7 @@ def test_a_batch_that_another_wrote_between_look_and_write_is_not_written_again(
 
     monkeypatch.setattr(deltalake, "write_deltalake", meanwhile)
     assert not append_once(root, "t", part(0), "job", 0) and not append_once(root, "t", part(1), "job", 1)
-    assert append_once(root, "t", part(2), "job", 2) and last_appended(root, "t", "job") == 2
+    assert append_once(root, "t", part(2), "job", 2) and Appender(root, "t", "job").last == 2
     assert sorted(read_table(root, "t").n) == [0, 1, 2]
 
 
@@ -118,7 +118,7 @@ def test_batches_of_other_jobs_and_new_columns_keep_nobody_from_writing(root, mo
         really(*args, **more)
 
     monkeypatch.setattr(deltalake, "write_deltalake", meanwhile)
-    assert append_once(root, "t", part(0), "job", 0) and last_appended(root, "t", "nobody's") == -1
+    assert append_once(root, "t", part(0), "job", 0) and Appender(root, "t", "nobody's").last == -1
     assert sorted(read_table(root, "t").n) == [0, 9, 9]
 
 

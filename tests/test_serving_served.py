@@ -82,6 +82,27 @@ def test_those_who_come_while_it_works_are_asked_together_and_one_bad_row_spoils
     assert isinstance(told[-1], ValueError) and asked == [24, 18, *[2] * 9]
 
 
+def test_those_who_are_there_in_one_turn_of_the_loop_are_asked_together():
+    asked = []
+
+    def run(rows):
+        asked.append(len(rows))
+        if (rows.numbers < 0).any():
+            raise ValueError("below zero")
+        return rows.numbers[:, 0] * 2
+
+    async def some(turn, values):
+        return await asyncio.gather(*(turn(batch(i)) for i in values), return_exceptions=True)
+
+    async def all_of_them():
+        turn = Batcher(run, None, most=8)
+        return [*await some(turn, range(10)), *await some(turn, [10, -1])]
+
+    told = asyncio.run(all_of_them())
+    assert [list(t) for t in told[:-1]] == [[2 * i] for i in range(11)]
+    assert isinstance(told[-1], ValueError) and asked == [8, 2, 2, 1, 1]
+
+
 def test_the_champion_is_followed_and_a_plan_is(settings, served):
     assert served.state.champion.version == 1 and served.state.other is None
     first = served.state

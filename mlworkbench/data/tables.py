@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TAG', 'TableVersion', 'parse_table', 'table_names', 'table_tags', 'write_beside', 'open_table', 'table_version',
-           'written_as', 'write_table', 'last_appended', 'append_once', 'read_table', 'scan_table', 'first_rows']
+           'written_as', 'write_table', 'Appender', 'append_once', 'read_table', 'scan_table', 'first_rows']
 
 # %% ../../nbs/api/10_data.tables.ipynb #imports
 import contextlib
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ..core.errors import DataError, TableNotFound, did_you_mean
 
 if TYPE_CHECKING:
-    from deltalake import WriterProperties
+    from deltalake import CommitProperties, WriterProperties
     import pandas as pd
     import pyarrow as pa
     from deltalake import DeltaTable
@@ -217,57 +217,76 @@ def write_table(
     return table_version(root, name)
 
 # %% ../../nbs/api/10_data.tables.ipynb #once
-def last_appended(root: str, name: str, job: str) -> int:
-    "Number of the last batch of `job` that is in the table; -1 if none is."
-    from deltalake import DeltaTable
+class Appender:
+    "Appends the batches of a job to a table, each once, whoever else appends."
 
-    url = f"{root}/{name}"
-    return _last_of(DeltaTable(url), job) if DeltaTable.is_deltatable(url) else -1
+    def __init__(
+        self,
+        root: str,
+        name: str,
+        job: str,  # identity of what writes, the same after a restart
+    ):
+        from deltalake import DeltaTable
 
+        parse_table(name)
+        self.root, self.name, self.job, self.url = root, name, job, f"{root}/{name}"
+        self.table = DeltaTable(self.url) if DeltaTable.is_deltatable(self.url) else None
 
-def _last_of(table: "DeltaTable", job: str) -> int:
-    last = table.transaction_version(job)
-    return -1 if last is None else last
+    @property
+    def last(self) -> int:
+        "Number of the job's last batch in the table, as far as is known here; -1 if none is."
+        last = self.table.transaction_version(self.job) if self.table else None
+        return -1 if last is None else last
+
+    def append(
+        self,
+        rows: "pa.Table",
+        number: int,  # of the batch; batches of a job are written in order
+        about: Mapping[str, str] | None = None,  # what the log shall say of it
+    ) -> bool:
+        "Append the batch unless the table has it or a later one; whether it did. Raises `DataError`."
+        from deltalake import CommitProperties, Transaction, write_deltalake
+        from deltalake.exceptions import CommitFailedError
+
+        told = {f"mlw.{k}": v for k, v in (about or {}).items()}
+        once = CommitProperties(
+            custom_metadata=told, app_transactions=[Transaction(self.job, number)], max_commit_retries=200
+        )
+        more = {"mode": "append", "schema_mode": "merge", "writer_properties": written_as(rows)}
+        if self.table is None:
+            self._create(rows.schema, CommitProperties(custom_metadata=told))
+        for _ in range(10):
+            if self.last >= number:
+                return False
+            try:
+                write_deltalake(self.table, rows, commit_properties=once, **more)
+            except CommitFailedError as err:  # another's commit since the version that is known here
+                failed = err
+                self.table.update_incremental()
+            else:
+                return True
+        raise DataError(
+            f"Table '{self.name}' was changed by other processes each time when rows were to be added. They were not written; try again.",
+            table=self.name,
+        ) from failed
+
+    def _create(self, schema: "pa.Schema", properties: "CommitProperties") -> None:
+        "Make the table, empty: a first commit with rows would not look for another's batch."
+        from deltalake import DeltaTable
+        from deltalake.exceptions import CommitFailedError
+
+        if "://" not in self.root:
+            Path(self.root).mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(CommitFailedError, FileExistsError):
+            DeltaTable.create(self.url, schema, mode="ignore", commit_properties=properties)
+        self.table = DeltaTable(self.url)
 
 
 def append_once(
-    root: str,
-    name: str,
-    rows: "pa.Table",
-    job: str,  # identity of what writes, the same after a restart
-    number: int,  # of the batch; batches of a job are written in order
-    about: Mapping[str, str] | None = None,  # what the log shall say of it
+    root: str, name: str, rows: "pa.Table", job: str, number: int, about: Mapping[str, str] | None = None
 ) -> bool:
-    "Append a job's batch unless the table has it or a later one; whether it did. Raises `DataError`."
-    from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-    from deltalake.exceptions import CommitFailedError
-
-    parse_table(name)
-    url, told = f"{root}/{name}", {f"mlw.{k}": v for k, v in (about or {}).items()}
-    once = CommitProperties(
-        custom_metadata=told, app_transactions=[Transaction(job, number)], max_commit_retries=200
-    )
-    more = {"mode": "append", "schema_mode": "merge", "writer_properties": written_as(rows)}
-    if not DeltaTable.is_deltatable(url):  # made empty: a first commit would not look for another's batch
-        if "://" not in root:
-            Path(root).mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(CommitFailedError, FileExistsError):
-            about = CommitProperties(custom_metadata=told)
-            DeltaTable.create(url, rows.schema, mode="ignore", commit_properties=about)
-    for _ in range(10):
-        table = DeltaTable(url)
-        if _last_of(table, job) >= number:
-            return False
-        try:
-            write_deltalake(table, rows, commit_properties=once, **more)
-        except CommitFailedError as err:
-            failed = err
-        else:
-            return True
-    raise DataError(
-        f"Table '{name}' was changed by other processes each time when rows were to be added. They were not written; try again.",
-        table=name,
-    ) from failed
+    "`Appender.append` of a job that has one batch at a time."
+    return Appender(root, name, job).append(rows, number, about)
 
 # %% ../../nbs/api/10_data.tables.ipynb #read
 def read_table(

@@ -29,8 +29,7 @@ from ..core.store import canonical_json, digest_of
 from ..data.sources import Source, open_source
 from mlworkbench.data.tables import (
     TableVersion,
-    append_once,
-    last_appended,
+    Appender,
     open_table,
     parse_table,
     read_table,
@@ -65,7 +64,7 @@ def _with(part: pa.Table, name: str, answers: "np.ndarray", **more) -> pa.Table:
     made = part.append_column(name, pa.array(answers, pa.float64()))
     for column, value in more.items():
         made = made.append_column(column, pa.repeat(pa.scalar(value), len(part)))
-    return made.combine_chunks()
+    return made
 
 # %% ../../nbs/api/54_serving.batch.ipynb #source
 @dataclass(frozen=True)
@@ -222,13 +221,13 @@ class _Job:
 
     def __init__(self, settings: Settings, out: str, identity: str, words: str):
         self.root, self.name = settings.resolve(settings.tables.url), out
-        self.identity, self.words = identity, words
-        self.last = last_appended(self.root, out, identity)
+        self.table, self.words = Appender(self.root, out, identity), words
+        self.last = self.table.last
 
     def write(self, number: int, rows: pa.Table) -> None:
         "Append a batch. Raises `DataError` where somebody else has written it."
         about = {"source": self.words, "user": user_name()}
-        if not append_once(self.root, self.name, rows, self.identity, number, about):
+        if not self.table.append(rows, number, about):
             raise DataError(
                 f"'{self.name}' gets these rows from another process too, which goes on; this one has stopped at batch {number}.",
                 table=self.name,

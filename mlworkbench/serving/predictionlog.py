@@ -27,7 +27,7 @@ import numpy as np
 from ..core.errors import StoreError
 from ..core.settings import Settings
 from ..data.privacy import personal_columns
-from ..data.tables import append_once, last_appended
+from ..data.tables import Appender, append_once
 from ..models.lineage import served_table
 from ..models.onnxgraph import Columns
 from .predictor import Batch
@@ -366,13 +366,15 @@ def _keep_counts(settings: Settings, minutes: list[dict]) -> None:
     import pyarrow as pa
 
     root = settings.resolve(settings.tables.url)
-    last = last_appended(root, MINUTES, minutes[0]["boot"]) if minutes else 0
-    if news := [m for m in minutes if m["number"] > last]:
+    if not minutes:
+        return
+    table = Appender(root, MINUTES, minutes[0]["boot"])
+    if news := [m for m in minutes if m["number"] > table.last]:
         rows = pa.Table.from_pylist(news)
         for name in ("since", "at"):
             moments = pa.array([round(m[name] * 1e6) for m in news], pa.timestamp("us", tz="UTC"))
             rows = rows.set_column(rows.column_names.index(name), name, moments)
-        append_once(root, MINUTES, rows, news[0]["boot"], news[-1]["number"])
+        table.append(rows, news[-1]["number"])
 
 # %% ../../nbs/api/52_serving.predictionlog.ipynb #disk
 def _sync(file: int) -> None:
