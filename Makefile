@@ -29,8 +29,8 @@ test: $(ENV)  ## everything that is tested: notebooks, package with coverage, in
 chaos: $(ENV)  ## 100 kills at random instants, 20 pairs of runs at once, 10 killed workers
 	@CHAOS_ROUNDS=100 $(BIN)/python -m pytest -q -s tests/integration/test_chaos.py tests/integration/test_cluster.py
 
-soak-serving: $(ENV)  ## 30 kills under load, 100,000 requests while the champion changes 20 times, 10,000 broken requests
-	@KILLS=30 SWAPS=20 REQUESTS=100000 CONNECTIONS=16 MUTATIONS=10000 EXAMPLES=500 $(BIN)/python -m pytest -q -s tests/integration/test_serving.py
+soak-serving: $(ENV)  ## 30 kills under load, 100,000 requests while the champion changes 20 times, 10,000 broken requests, KServe's clients
+	@KSERVE=1 PYTHONPATH=benchmarks KILLS=30 SWAPS=20 REQUESTS=100000 CONNECTIONS=16 MUTATIONS=10000 EXAMPLES=500 $(BIN)/python -m pytest -q -s tests/integration/test_serving.py
 
 bench-engine: $(ENV)  ## how fast the engine is beside papermill, ploomber and dagstermill
 	@$(BIN)/python benchmarks/engine.py

@@ -12,6 +12,8 @@ from mlworkbench.serving.protocols import (
     from_rows,
     from_v2,
     to_v2,
+    wants_binary,
+    with_tensors,
 )
 
 # %% ../nbs/api/51_serving.protocols.ipynb #test-protocols
@@ -69,6 +71,57 @@ def test_csv_tensors_and_rows_mean_it_too():
     assert len(from_rows(schema, ROWS[0])) == 1
     told = to_v2("m", 3, "x", np.array([0.25]), "probability")
     assert told["outputs"][0]["data"] == [0.25] and told["model_version"] == "3"
+
+
+def tensors(**kinds):
+    "The JSON of a request, and bytes that follow it."
+    values = {
+        "wind": np.array([1.5, np.nan], "<f4").tobytes(),
+        "hour": np.array([7, 8], "<i2").tobytes(),
+        "carrier": b"\x02\x00\x00\x00AA" + bytes(4),
+    }
+    kinds = {"wind": "FP32", "hour": "INT16", "carrier": "BYTES"} | kinds
+    about = lambda c: {"binary_data_size": len(values[c])}
+    inputs = [{"name": c, "datatype": k, "shape": [2], "parameters": about(c)} for c, k in kinds.items()]
+    return {"inputs": inputs}, b"".join(values.values())
+
+
+def test_tensors_may_follow_the_json_as_bytes():
+    told, data = tensors()
+    same(from_v2(schema, with_tensors(told, data)))
+    mixed = tensors()[0]
+    mixed["inputs"][0] = {"name": "wind", "datatype": "FP64", "shape": [2], "data": [1.5, None]}
+    same(from_v2(schema, with_tensors(mixed, data[8:])))
+    assert wants_binary({"parameters": {"binary_data_output": True}})
+    chosen = {"outputs": [{"name": "p", "parameters": {"binary_data": False}}]}
+    assert not wants_binary(chosen | {"parameters": {"binary_data_output": True}}) and not wants_binary({})
+
+
+@pytest.mark.parametrize(
+    "change, cut, said",
+    [
+        ({}, 3, "'carrier' has 10 bytes of data by its own word, and 7 follow"),
+        ({}, -1, "1 bytes follow the last tensor"),
+        ({"wind": "FP7"}, 0, "unknown datatype 'FP7'"),
+        ({"wind": ["FP32"]}, 0, "unknown datatype"),
+        ({"hour": "FP64"}, 0, "4 bytes, no whole number of FP64"),
+        ({"wind": "BYTES"}, 0, "'wind' can't be read as texts"),
+        ({"carrier": "BOOL"}, 0, "shape [2] and 10 values"),
+    ],
+)
+def test_bytes_that_are_no_tensors_are_refused(change, cut, said):
+    told, data = tensors(**change)
+    data = data[: len(data) - cut] if cut >= 0 else data + b"x"
+    with pytest.raises(DataError) as refused:
+        from_v2(schema, with_tensors(told, data))
+    assert said in refused.value.message
+
+
+@given(st.binary(max_size=40), st.integers(-2, 60), st.sampled_from(["FP64", "BYTES", "BOOL", "x", 7]))
+def test_whatever_bytes_follow_only_a_data_error_comes(data, size, kind):
+    tensor = {"name": "wind", "shape": [1], "datatype": kind, "parameters": {"binary_data_size": size}}
+    with contextlib.suppress(DataError):
+        from_v2(schema, with_tensors({"inputs": [tensor]}, data))
 
 
 @pytest.mark.parametrize(

@@ -147,10 +147,26 @@ def test_every_protocol_gives_the_models_answer_and_all_are_recorded(settings, s
         "my-own",
         "1",
     )
+    inputs[0] = inputs[0] | {"parameters": {"binary_data_size": 24}}
+    head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+    wind = np.array([0.5, np.nan, -1.0]).tobytes()
+    ask = lambda length: client.post(
+        "/v2/models/m/infer",
+        content=head + wind,
+        headers={"Inference-Header-Content-Length": str(length)},
+    )
+    answer = ask(len(head))
+    length = int(answer.headers["Inference-Header-Content-Length"])
+    about, data = json.loads(answer.content[:length]), answer.content[length:]
+    assert (
+        about["outputs"][0]["parameters"] == {"binary_data_size": 24}
+        and np.frombuffer(data).tolist() == own["predictions"]
+    )
+    assert ask(len(head) + 99).status_code == ask("x").status_code == 400
     service.mover.move()
     rows = read_table(settings.resolve(settings.tables.url), "m_served")
-    assert len(rows) == 12 and set(rows[rows.request_id == "my-own"].row) == {0, 1, 2}
-    assert own["request_id"] in set(rows.request_id) and rows.carrier.isna().sum() == 4
+    assert len(rows) == 15 and set(rows[rows.request_id == "my-own"].row) == {0, 1, 2}
+    assert own["request_id"] in set(rows.request_id) and rows.carrier.isna().sum() == 5
 
 
 def test_what_one_may_look_at(settings, start):

@@ -156,6 +156,68 @@ def test_whatever_the_document_allows_is_answered_and_what_it_forbids_is_refused
     assert process.poll() is None and "Tested: 2" in done.stdout
 
 
+KSERVE = """
+import asyncio, json, sys
+import numpy as np
+import tritonclient.http as triton
+from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
+
+url, rows = sys.argv[1], json.loads(sys.argv[2])
+columns = {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def inputs(make, binary):
+    made = []
+    for name, values in columns.items():
+        is_text = isinstance(values[0], str)
+        made.append(make(name, [len(rows)], "BYTES" if is_text else "FP64"))
+        made[-1].set_data_from_numpy(np.array(values, dtype=object if is_text else float), binary_data=binary)
+    return made
+
+
+async def by_kserve():
+    client, told = InferenceRESTClient(RESTConfig(protocol="v2")), []
+    assert await client.is_server_live(url) and await client.is_server_ready(url)
+    assert await client.is_model_ready(url, "flights")
+    for binary in (False, True):
+        request = InferRequest(model_name="flights", infer_inputs=inputs(InferInput, binary))
+        told.append((await client.infer(url, request, model_name="flights")).outputs[0].data)
+    return told
+
+
+def by_triton():
+    client, told = triton.InferenceServerClient(url.removeprefix("http://")), []
+    assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("flights")
+    (output,) = client.get_model_metadata("flights")["outputs"]
+    for binary in (False, True):
+        wanted = triton.InferRequestedOutput(output["name"], binary_data=binary)
+        answer = client.infer("flights", inputs(triton.InferInput, binary), outputs=[wanted])
+        told.append(answer.as_numpy(output["name"]).tolist())
+    return [*told, client.infer("flights", inputs(triton.InferInput, True)).as_numpy(output["name"]).tolist()]
+
+
+print(json.dumps([*asyncio.run(by_kserve()), *by_triton()]))
+"""
+
+
+@pytest.mark.skipif(
+    "KSERVE" not in os.environ, reason="make soak-serving installs KServe's and Triton's clients"
+)
+def test_kserves_and_tritons_own_clients_are_answered(served):
+    from peers import environment
+
+    url, serve, records, *_ = served
+    serve()
+    rows = [{c: 0.0 if v is None else v for c, v in r.items()} for r in records[:5]]
+    python = environment("kserve", ["kserve", "tritonclient[http]"])
+    done = subprocess.run(
+        [str(python), "-c", KSERVE, url, json.dumps(rows)], check=True, capture_output=True, text=True
+    )
+    own = httpx.post(f"{url}/models/flights/predict", json={"rows": rows}).json()["predictions"]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert len(told) == 5 and all(one == pytest.approx(own, rel=1e-12) for one in told)
+
+
 ODD = [
     None, True, "", "AA", "\x00", "\ud83d\ude00", "x" * 5000, -1, 0.0, 1e308, -1e-320, 10**400, 2**63, [], {}, [1], {"a": 1}, [[[[]]]],
 ]  # fmt: skip
