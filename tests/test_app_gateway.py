@@ -5,8 +5,10 @@
 # %% auto #0
 from mlworkbench.app.gateway import (
     SettingsError,
+    Turns,
     _dashboards_in,
     _mlflow_address,
+    asyncio,
     dashboards_folder,
     gateway_config,
     home_html,
@@ -59,6 +61,28 @@ def test_mlflow_elsewhere_is_linked_not_started(project):
     assert _mlflow_address(away, "/") == "http://mlflow.example:5000"
     assert "ServerProxy" not in json.loads(gateway_config(away, 1).read_text())
     assert json.loads(gateway_config(project, 8123).read_text())["ServerApp"]["port"] == 8123
+
+
+def test_pages_take_turns_and_a_slow_one_holds_nobody_up():
+    async def story():
+        turns, done = Turns(at_a_time=1, seconds=0.2), []
+
+        async def one(name, seconds):
+            async with turns.one():
+                await asyncio.sleep(seconds)
+                done.append(name)
+
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(one("slow", 2.0), one("a", 0.01), one("b", 0.01))
+        assert done == ["a", "b", "slow"] and asyncio.get_running_loop().time() - began < 3
+        await asyncio.gather(*(one(i, 0) for i in range(5)))
+        assert done[3:] == [0, 1, 2, 3, 4] and turns.free._value == 1
+        with pytest.raises(ZeroDivisionError):
+            async with turns.one():
+                1 / 0  # noqa: B018
+        assert turns.free._value == 1
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize("missing", ["people", "hosts", "certificate"])

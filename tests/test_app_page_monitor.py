@@ -5,10 +5,12 @@
 # %% auto #0
 from mlworkbench.app.page_monitor import (
     Settings,
+    WINDOWS,
     json,
     monitor_page,
     pd,
     w,
+    window_bounds,
 )
 
 # %% ../nbs/api/72c_app.page_monitor.ipynb #test-monitor
@@ -85,8 +87,21 @@ def test_an_open_alert_says_what_to_do(project):
     assert "three &lt;refusals&gt; in a row" in text and "mlw alerts" in text
 
 
-def test_what_prevents_slices_is_said_where_one_clicked(project):
+def test_what_prevents_a_closer_look_is_said_and_the_month_is_still_there(project):
     lived(project)
     page = monitor_page(project)
+    find(page, w.Dropdown, description="Month")[0].value = "2013-04"
+    find(page, w.Dropdown, description="Window")[0].value = 8
+    assert 'class="mlw-note bad"' in texts(page) and "wind: training and 2013-04" not in texts(page)
     find(page, w.Button, description="Slice by slice")[0].click()
-    assert 'class="mlw-note bad"' in texts(page)
+    assert texts(page).count('class="mlw-note bad"') == 2
+    find(page, w.Dropdown, description="Window")[0].value = 0
+    assert "wind: training and 2013-04" in texts(page) and 'class="mlw-note bad"' not in texts(page)
+
+
+def test_windows_cover_a_month():
+    for month, days in (("2013-02", 28), ("2012-02", 29), ("2013-12", 31)):
+        whole = window_bounds(month, 0)
+        weeks = [window_bounds(month, first) for _, first in WINDOWS[1:]]
+        assert (whole[1] - whole[0]).days == days and [a for a, _ in weeks[1:]] == [b for _, b in weeks[:-1]]
+        assert (weeks[0][0], weeks[-1][1]) == whole

@@ -17,6 +17,8 @@ from mlworkbench.monitoring.looks import (
     np,
     profile,
     read_table,
+    slice_drift,
+    slice_names,
     take_look,
     watch_version,
 )
@@ -198,6 +200,11 @@ def test_slices_have_estimates_and_drift_of_their_own(watched):
     fallen = {"side = east": False, "side = west": True}  # whose answers are other rows' now
     assert found.fallen.to_dict() == fallen and found.q["side = west"] < 0.01 < found.q["side = east"]
     assert look_at_slices(watched, rows.head(50)).empty
+    assert set(slice_names(watched, rows)) == set(found.index)
+    moved = {name: slice_drift(watched, rows, name).set_index("feature") for name in found.index}
+    assert moved["side = east"].status["a"] == "alarm" and moved["side = west"].status["a"] == "ok"
+    with pytest.raises(DataError, match="'side = north' has fewer than 200 rows"):
+        slice_drift(watched, rows, "side = north")
 
 
 def test_what_moved_since_the_window_before_is_told_apart_from_what_moved_since_training(watched):

@@ -23,7 +23,7 @@ from mlworkbench.core.settings import read_settings
 from mlworkbench.governance.approvals import approve
 from mlworkbench.models.registry import ModelSpec, register_model
 from mlworkbench.serving.protocols import from_rows
-from mlworkbench.serving.served import open_arm
+from mlworkbench.serving.served import describe, open_arm
 
 
 @pytest.fixture
@@ -45,6 +45,12 @@ def arm(own_project):
     approve(settings, "m", "good")
     with ThreadPoolExecutor(1) as pool:
         yield settings, open_arm(settings, "m", "champion", pool)
+
+
+def test_the_document_needs_no_loaded_model(arm):
+    settings, arm = arm
+    told = openapi(settings, {"m": describe(settings, "m")}, settings.serving)
+    assert told == openapi(settings, {"m": arm}, settings.serving)
 
 
 def test_the_example_is_a_real_row_that_the_schema_and_the_service_take(arm):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['main', 'run', 'step', 'status', 'graph', 'runs', 'show', 'diff', 'report', 'monitor', 'up', 'lab', 'debug',
            'dashboards', 'users', 'users_add', 'users_list', 'users_remove', 'doctor', 'kernels', 'kernels_status',
-           'kernels_start', 'kernels_stop', 'gc', 'init', 'new', 'new_step_', 'new_dashboard_']
+           'kernels_start', 'kernels_stop', 'gc', 'init', 'new', 'new_step_', 'new_dashboard_', 'new_hub_']
 
 # %% ../../nbs/api/70_app.cli.ipynb #imports
 import contextlib
@@ -531,7 +531,7 @@ def init(folder) -> None:
 # %% ../../nbs/api/70_app.cli.ipynb #new
 @main.group(epilog=_example("mlw new step flights/check", "mlw new dashboard overview"))
 def new() -> None:
-    "A new notebook: a step of a pipeline, or a dashboard."
+    "A new notebook: a step of a pipeline, or a dashboard; or a JupyterHub around the workbench."
 
 
 @new.command("step", epilog=_example("mlw new step flights/check"))
@@ -557,6 +557,16 @@ def new_dashboard_(name) -> None:
 
     _require("scientist", "make dashboards")
     click.echo(relative(new_dashboard(_settings(), name)))
+
+
+@new.command("hub", epilog=_example("mlw new hub"))
+def new_hub_() -> None:
+    "A configuration for JupyterHub, which runs the workbench as its service and knows its people."
+    from mlworkbench.app.console import relative
+    from mlworkbench.app.scaffold import new_hub
+
+    _require("admin", "set up a hub")
+    click.echo(f"{relative(new_hub(_settings()))}. Next: jupyterhub -f jupyterhub_config.py")
 
 # %% ../../nbs/api/70_app.cli.ipynb #data
 main.add_command(data)

@@ -10,6 +10,8 @@ __all__ = ['log', 'PAGE_STYLE', 'note', 'when', 'chip', 'head', 'part', 'choice'
 import html
 import json
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -38,14 +40,14 @@ PAGE_STYLE = f"""<style>{LIGHT}{DARK}{STYLE}
 .mlw-card h2 {{ margin: 0 0 4px; }} .widget-html-content {{ line-height: 1.5; font-size: 15px; color: var(--ink); }}
 .mlw-note {{ border-left: 4px solid var(--accent); padding: 8px 14px; background: var(--panel); white-space: pre-line; }} .mlw-note.bad {{ border-color: var(--bad); }}
 .mlw-note.good {{ border-color: var(--good); }} .widget-textarea textarea {{ font: inherit; }}
-.jupyter-widgets.widget-button {{ border-radius: 6px; min-height: 34px; height: auto; width: auto; padding: 2px 18px; }} .jupyter-widgets.widget-button:focus-visible, select:focus-visible {{ outline: 2px solid var(--accent); }}
+.jupyter-widgets.widget-button {{ border-radius: 6px; min-height: 34px; height: auto; width: auto; padding: 2px 18px; }} .mlw-page :focus-visible {{ outline: 2px solid var(--accent) !important; outline-offset: 1px; }}
 .mlw-page .jupyter-button {{ background: var(--panel); color: var(--ink); border: 1px solid var(--edge); }} .mlw-page .jupyter-button.mod-success {{ background: #2a7352; color: #fff; border: 0; }}
 .mlw-page .jupyter-button.mod-danger {{ background: #a63a35; color: #fff; border: 0; }} .mlw-page .jupyter-button.mod-primary {{ background: #2b5fa8; color: #fff; border: 0; }}
 .mlw-page .jupyter-button:disabled {{ opacity: .55; }} .mlw-page select option {{ background: var(--paper); color: var(--ink); }}
 .mlw-tight td {{ padding: 5px 10px 5px 0; }} .mlw-tight td:first-child {{ white-space: nowrap; }} .mlw-picked {{ display: none !important; }}
 .mlw-heat td, .mlw-heat th {{ padding: 2px; border: 0; text-align: center; }} .mlw-heat th:first-child {{ text-align: left; padding-right: 12px; }}
 .mlw-cell {{ font: 13px system-ui, sans-serif; width: 100%; min-width: 44px; padding: 4px 0; border: 0; border-radius: 4px; cursor: pointer; }}
-.mlw-cell:focus-visible, .mlw-cell[aria-pressed=true] {{ outline: 2px solid var(--accent); outline-offset: 1px; }}
+.mlw-cell[aria-pressed=true] {{ outline: 2px solid var(--accent); outline-offset: 1px; }}
 .widget-html, .widget-html-content, .widget-html-content > * {{ min-width: 0; max-width: 100%; }} .widget-html-content {{ overflow-x: auto; }} pre {{ overflow-x: auto; }}
 .mlw-page, .mlw-page .widget-box {{ overflow: visible; max-width: 100%; }} details > summary {{ cursor: pointer; }}
 </style>"""
@@ -144,9 +146,15 @@ def _kernel() -> bool:
 
 
 def later(work: Callable[[], None]) -> None:
-    "Do it while the page is on its way to the browser already; where there is none, at once."
+    "Do it while the page is on its way to the browser already, and after what other people's pages wait for; where there is none, at once."
+
+    def modestly() -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # of this thread alone
+        work()
+
     if _kernel():
-        threading.Thread(target=work, daemon=True).start()
+        threading.Thread(target=modestly, daemon=True).start()
     else:
         work()
 

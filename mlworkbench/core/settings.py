@@ -219,6 +219,14 @@ class GatewaySection(_Section):
     users: str = Field(
         ".mlw/users.json", min_length=1, description="file of those who may log in, kept by mlw users"
     )
+    oidc: str = Field("", description="address of an OpenID Connect provider that knows people (its issuer)")
+    oidc_client: str = Field("", description="id by which the provider knows the workbench")
+    oidc_secret: str = Field("", description="env:NAME of the secret that goes with the id, if there is one")
+    oidc_name: str = Field(
+        "email",
+        min_length=1,
+        description="what the provider tells of people that is their name here, as [roles] has it",
+    )
     minutes: float = Field(
         15.0, gt=0, description="how long the token of a dashboard is good before it is renewed"
     )

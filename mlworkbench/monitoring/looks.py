@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['USED', 'PREDICTION', 'LABEL', 'NAMES', 'MOST', 'column_use', 'Watched', 'watch_version', 'Look', 'answered',
-           'answer_times', 'take_look', 'look_at', 'project_kpis', 'look_at_slices']
+           'answer_times', 'take_look', 'look_at', 'project_kpis', 'slice_names', 'slice_drift', 'look_at_slices']
 
 # %% ../../nbs/api/63_monitoring.looks.ipynb #imports
 import contextlib
@@ -347,6 +347,19 @@ def _slices(watched: Watched, rows: "pd.DataFrame") -> "Iterator[tuple[str, pd.D
             parts = rows[now_ == value], watched.holdout[then == value]
             if min(map(len, parts)) >= MIN_ROWS:
                 yield f"{column} = {value}", *parts
+
+
+def slice_names(watched: Watched, rows: "pd.DataFrame") -> list[str]:
+    "The slices of the window that have rows enough to be looked at."
+    return [name for name, *_ in _slices(watched, rows)]
+
+
+def slice_drift(watched: Watched, rows: "pd.DataFrame", name: str) -> "pd.DataFrame":
+    "How far the slice's rows of the window are from its rows of the hold-out, see `compare`. Raises `DataError` where there are not enough."
+    for found, part, before in _slices(watched, rows):
+        if found == name:
+            return _drift_of(watched, _profile_before(watched, before), part)
+    raise DataError(f"The slice '{name}' has fewer than {MIN_ROWS} rows in this window, or on the hold-out.")
 
 
 def look_at_slices(watched: Watched, rows: "pd.DataFrame") -> "pd.DataFrame":

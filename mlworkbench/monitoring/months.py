@@ -204,7 +204,7 @@ def drift_figure(drift: "pd.DataFrame", top: int = 12) -> "Figure":
     return fig
 
 
-def distribution_figure(row: "pd.Series", now: str = "this month") -> "Figure":
+def distribution_figure(row: "pd.Series", now: str = "this month", then: str = "training") -> "Figure":
     "Shares of a feature's bins when the model learned, and now."
     labels = json.loads(row.bins)
     before, current = (np.array(json.loads(row[c])) * 100 for c in ("share_reference", "share"))
@@ -216,7 +216,7 @@ def distribution_figure(row: "pd.Series", now: str = "this month") -> "Figure":
         (5.2, 3.1),
     )
     at = np.arange(len(labels[shown]))
-    ax.bar(at - 0.2, before[shown], 0.4, color=GREY, label="training")
+    ax.bar(at - 0.2, before[shown], 0.4, color=GREY, label=then)
     ax.bar(at + 0.2, current[shown], 0.4, color=BLUE, label=now)
     ax.set_xticks(at, labels[shown], rotation=45, ha="right", fontsize=8)
     ax.legend(frameon=False)

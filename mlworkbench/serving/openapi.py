@@ -13,10 +13,10 @@ import numpy as np
 
 from ..core.settings import ServingSection, Settings
 from ..models.registry import load_holdout
-from .served import Arm
+from .served import Described
 
 # %% ../../nbs/api/53a_serving.openapi.ipynb #schemas
-def _row(arm: Arm) -> dict:
+def _row(arm: Described) -> dict:
     "Schema of a row; columns that can be looked up may be left out."
     types, online = arm.predictor.types, arm.schema.online
     of = {"number": ["number", "boolean", "null"], "string": ["string", "null"]}
@@ -30,7 +30,7 @@ def _row(arm: Arm) -> dict:
     return {"type": "object", "required": [c for c in types if c not in online], "properties": told}
 
 
-def example_row(settings: Settings, arm: Arm) -> dict:
+def example_row(settings: Settings, arm: Described) -> dict:
     "A row of the hold-out, or one without anything in it."
     rows, types = load_holdout(settings, arm.predictor.loaded.version), arm.predictor.types
     told = {} if rows is None or not len(rows) else rows.iloc[0].to_dict()
@@ -82,7 +82,7 @@ def _asks(model: str, words: str, kind: str, schema: dict, answer: dict, example
     }
 
 
-def openapi(settings: Settings, arms: Mapping[str, Arm], limits: ServingSection) -> dict:
+def openapi(settings: Settings, arms: Mapping[str, Described], limits: ServingSection) -> dict:
     "The document about the models' champions."
     schemas, paths = {"Error": _error, "Answer": _answer}, {}
     for name, arm in arms.items():

@@ -203,6 +203,52 @@ def test_a_challenger_from_a_scientists_run_is_approved_served_and_monitored(tea
     )
 
 
+def tab_to(page: Page, name: str) -> None:
+    "Press Tab until what has this name has the focus, and shows it."
+    told = """() => { const e = document.activeElement, s = getComputedStyle(e);
+        return [e.getAttribute("aria-label") || e.labels?.[0]?.innerText || e.placeholder || e.innerText || "", s.outlineStyle !== "none" || s.boxShadow !== "none"]; }"""
+    seen = []
+    for _ in range(150):
+        page.keyboard.press("Tab")
+        label, is_shown = page.evaluate(told)
+        seen.append(label[:40])
+        if label.strip().startswith(name):
+            assert is_shown, f"'{name}' has the focus and does not show it"
+            return
+    raise AssertionError((name, seen))
+
+
+def test_a_decision_is_made_and_a_distribution_chosen_by_keyboard_alone(team, flights, browser):
+    people = team()
+    page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+    page.goto(f"http://127.0.0.1:{people['ada'].port}/login?next=/dashboards/approvals")
+    tab_to(page, "Name")
+    page.keyboard.type("ada")
+    tab_to(page, "Password")
+    page.keyboard.type(password("ada"))
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".jupyter-widgets h1", timeout=90_000)
+    tab_to(page, "Reason")
+    page.keyboard.type("by keyboard")
+    tab_to(page, "Approve")
+    page.keyboard.press("Enter")
+    page.get_by_text("flights version 1 is champion now").wait_for(timeout=30_000)
+    for command in (("score", "flights", "--month", "2013-04"), ("monitor", "flights")):
+        assert mlw(flights, *command, MLW_USER="sam").returncode == 0
+    visit(page, "monitor")
+    tab_to(page, "temp in 2013-04")
+    page.keyboard.press("Space")
+    page.locator("img[alt='temp: training and 2013-04']").wait_for(timeout=30_000)
+    tab_to(page, "Slice by slice")
+    page.keyboard.press("Enter")
+    page.get_by_text("No slice has 200 rows both in this window and on the hold-out").wait_for(timeout=60_000)
+    tab_to(page, "Window")
+    page.keyboard.press("End")
+    page.locator("img[alt='temp: training and 2013-04, 22nd to the end']").wait_for(timeout=60_000)
+    assert page.get_by_text("predictions, labels of").is_visible()
+    page.context.close()
+
+
 def test_in_jupyterlab_a_step_is_made_looked_at_and_run(team, flights, enter):
     sam = enter(team()["sam"], "sam", 1500)
     lab = sam.url.removesuffix("/home") + "/lab"
@@ -232,6 +278,8 @@ def test_every_page_is_fit_for_all_and_runs_no_script_of_a_name(team, flights, e
     client.create_registered_model("evil")
     client.create_model_version("evil", f"{flights}/nothing", tags={"mlw.run": EVIL, "metric.auc": "0.5"})
     client.set_registered_model_alias("evil", "challenger", "1")
+    client.update_registered_model("evil", EVIL)
+    client.update_model_version("evil", "1", EVIL)
     source = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js")).read_text()
     for width, scheme in ((1280, "light"), (400, "dark")):
         boss = enter(people["boss"], "boss", width, scheme)

@@ -22,12 +22,12 @@ from mlworkbench.governance.audit import read_audit, verify
 from mlworkbench.pipeline.tracking import mlflow_client
 
 
-def socket_closed(person: Person, path: str) -> bool:
+def socket_closed(person: Person, path: str, **more: str) -> bool:
     "Whether the server refuses a websocket there."
     cookie = "; ".join(f"{k}={v}" for k, v in person.cookies.items())
 
     async def attempt() -> bool:
-        request = HTTPRequest(f"ws://127.0.0.1:{person.port}{path}", headers={"Cookie": cookie})
+        request = HTTPRequest(f"ws://127.0.0.1:{person.port}{path}", headers={"Cookie": cookie} | more)
         try:
             (await websocket_connect(request)).close()
         except HTTPClientError as err:
@@ -150,6 +150,37 @@ def test_each_role_opens_what_is_its_own_and_no_more(team):
     assert "JupyterLab" in sam.ask("GET", "/home")[1] and "JupyterLab" not in vera.ask("GET", "/home")[1]
 
 
+SHOWN = {  # dashboard → what everybody sees there
+    "home": "in production",
+    "approvals": "flights",
+    "monitor": "Does the model in production still see",
+    "experiments": "register",
+    "pipeline": "<svg",
+    "data": "flights_features",
+}
+REFUSED = {  # (dashboard, role) → what they are told
+    ("approvals", "viewer"): "one must be approver",
+    ("approvals", "scientist"): "one must be approver",
+    ("pipeline", "viewer"): "one must be scientist",
+}
+
+
+def test_each_dashboard_for_each_role(team):
+    people = team()
+    for name, role in PEOPLE.items():
+        for dashboard, words in SHOWN.items():
+            status, text = people[name].ask("GET", f"/voila/render/nbs/dashboards/{dashboard}.ipynb")
+            assert status == 200 and words in text, (name, dashboard, status, text[-2000:])
+            told = [refusal for refusal in set(REFUSED.values()) if refusal in text]
+            assert told == [r for r in [REFUSED.get((dashboard, role))] if r], (name, dashboard)
+            assert (">JupyterLab</a>" in text) == (role != "viewer") and (">Settings</a>" in text) == (
+                role == "admin"
+            )
+    status, text = people["vera"].ask("GET", "/serving")
+    assert status == 200 and "No model is in production yet" in text
+    assert json.loads(people["vera"].ask("GET", "/serving/openapi.json")[1])["openapi"] == "3.1.0"
+
+
 def test_the_approvals_service_decides_by_who_asks_and_takes_a_token_once(team, flights):
     people = team()
     nobody, vera, ada = people["nobody"], people["vera"], people["ada"]
@@ -261,6 +292,15 @@ def test_a_kernel_is_its_owners_and_takes_no_code_from_a_viewer(team, flights):
         and mark.read_text() == "sam"
     )
     assert not socket_closed(sam, f"/api/kernels/{his}/channels")
+    own = f"http://127.0.0.1:{sam.port}"
+    assert not socket_closed(sam, f"/api/kernels/{his}/channels", Origin=own)
+    for foreign in (
+        "https://evil.example",
+        "null",
+        f"http://127.0.0.1:{sam.port + 1}",
+        own + ".evil.example",
+    ):
+        assert socket_closed(sam, f"/api/kernels/{his}/channels", Origin=foreign), foreign
     for person in (ada, people["boss"], vera):
         assert person.ask("GET", f"/api/kernels/{his}")[0] == 404
         assert socket_closed(person, f"/api/kernels/{his}/channels")
