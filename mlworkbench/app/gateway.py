@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAV_STYLE', 'NO_MATHJAX', 'SECRETS', 'FOR_LAB', 'EXTENSIONS', 'home_html', 'settings_html', 'serving_page', 'places',
-           'nav_html', 'Turns', 'pages_in_turn', 'gateway_address', 'gateway_config']
+           'nav_html', 'Turns', 'compile_templates_once', 'pages_in_turn', 'gateway_address', 'gateway_config']
 
 # %% ../../nbs/api/76_app.gateway.ipynb #imports
 import asyncio
@@ -21,6 +21,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from typing import Literal
 
+from jinja2 import BytecodeCache
+from jinja2.bccache import Bucket
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .identity import PERSON, guard, read_users
@@ -123,6 +125,34 @@ class Turns:
                 self.free.release()
 
 
+class _Compiled(BytecodeCache):
+    "Templates' code. Voila makes an environment a page, and would compile the same templates for each."
+
+    def __init__(self):
+        self.known: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if code := self.known.get(bucket.key):
+            bucket.bytecode_from_string(code)  # which looks whether the template is still the same
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self.known[bucket.key] = bucket.bytecode_to_string()
+
+
+def compile_templates_once() -> None:
+    "Let Voila's exporters share what they compile."
+    from voila.exporter import VoilaExporter
+
+    compiled, make = _Compiled(), VoilaExporter._create_environment
+
+    def create(exporter: VoilaExporter):
+        environment = make(exporter)
+        environment.bytecode_cache = compiled
+        return environment
+
+    VoilaExporter._create_environment = create
+
+
 def pages_in_turn() -> dict[type, type]:
     "What takes the place of Voila's handler of pages."
     from voila.tornado.handler import TornadoVoilaHandler
@@ -152,6 +182,7 @@ def _load_jupyter_server_extension(server) -> None:
     base = server.web_app.settings["base_url"]
     dashboards = _dashboards_in(Path(server.root_dir), dashboards_folder(settings))
     guard(server.web_app, pages_in_turn())
+    compile_templates_once()
     server.identity_provider.workbench, server.identity_provider.dashboards = settings, dashboards
     server.identity_provider.provider = provider = provider_of(settings)
     server.web_app.settings["mathjax_url"] = NO_MATHJAX

@@ -53,14 +53,18 @@ class KeptMessages(Session):
         return msg
 
 
-class Kernel(IPythonKernel):
-    "A kernel with nobody in its queue, and no debugger, which would take longer to import than all the rest."
+class PlainKernel(IPythonKernel):
+    "A kernel without a debugger, which would take longer to import than all the rest."
 
     debugger_class = Any()
 
     def __init__(self, **kwargs):
         sys.modules.setdefault("ipykernel.debugger", SimpleNamespace(_is_debugpy_available=False))
         super().__init__(**kwargs)
+
+
+class Kernel(PlainKernel):
+    "A kernel with nobody in its queue."
 
     def _abort_queues(self, subshell_id=None):
         pass

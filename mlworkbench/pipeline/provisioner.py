@@ -34,8 +34,11 @@ def run_kernel(arguments: list[str], tell: Callable[[dict], None]) -> None:
     sys.argv[:] = ["ipykernel_launcher", *arguments]
     from ipykernel.kernelapp import IPKernelApp
 
+    from mlworkbench.pipeline.inprocess import PlainKernel
+
     tell({"begun": True})
-    app = IPKernelApp.instance()
+    is_page = "VOILA_REQUEST_URL" in os.environ
+    app = IPKernelApp.instance(**({"kernel_class": PlainKernel} if is_page else {}))
     app.initialize(arguments)
     if widgets := sys.modules.get(
         "ipywidgets"

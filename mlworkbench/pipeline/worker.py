@@ -81,8 +81,13 @@ def process_id(tell: Callable[[dict], None]) -> int:
 def warm_up() -> None:
     "Import, and make once, what every step needs; the fork server calls this, and its children have it."
     for name in (
-        "mlflow.store.tracking.sqlalchemy_store",
+        "mlflow.store.tracking.sqlalchemy_workspace_store",
+        "mlflow.store.model_registry.sqlalchemy_workspace_store",
+        "sqlalchemy.dialects.sqlite",
         "alembic.command",
+        "alembic.config",
+        "deltalake",
+        "fsspec.implementations.chained",
         "mlworkbench.pipeline.inprocess",
     ):
         importlib.import_module(name)
