@@ -206,7 +206,7 @@ def _load_jupyter_server_extension(server) -> None:
     class Serving(JupyterHandler):
         @web.authenticated
         async def get(self, path: str) -> None:
-            if not path:
+            if path == "serving":
                 return self.finish(await asyncio.to_thread(serving_page, settings, base))
             self.set_header("Content-Type", "application/json")
             self.finish(json.dumps(await asyncio.to_thread(api_document, settings)))
@@ -234,7 +234,7 @@ def _load_jupyter_server_extension(server) -> None:
         [
             (f"{base}home", Home),
             (f"{base}settings", SettingsPage),
-            (rf"{base}serving(/openapi\.json)?", Serving),
+            (rf"{base}(serving|serving/openapi\.json)", Serving),
             (rf"{base}dashboards/(\w+)", Dashboard),
             (f"{base}reports/(.*)", Reports, reports),
             (f"{base}mlw/(decisions|token)", _decisions(gateway)),

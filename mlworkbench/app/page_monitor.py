@@ -8,6 +8,7 @@ __all__ = ['WINDOWS', 'ALL', 'months_html', 'summary_html', 'alerts_html', 'heat
 # %% ../../nbs/api/72c_app.page_monitor.ipynb #imports
 import html
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import ipywidgets as w
@@ -265,9 +266,13 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
         when = month.value if window.value == 0 else f"{month.value}, {days}"
         return when if part_of.value == ALL else f"{when}, {part_of.value}"
 
+    def show(work: Callable[[], object]) -> None:
+        is_kept = window.value == 0 and part_of.value == ALL  # and there at once
+        told(pictures, work, "" if is_kept else "Looking …")
+
     def draw(*_) -> None:
         if not held["quiet"]:
-            told(pictures, _draw)
+            show(_draw)
 
     def _draw() -> None:
         rows, when = moved(), words()
@@ -290,7 +295,7 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
 
     def choose(*_) -> None:
         if not held["quiet"]:
-            told(pictures, lambda: (options(feature.value), _draw()))
+            show(lambda: (options(feature.value), _draw()))
 
     def elsewhere(*_) -> None:
         "Another month or window: its slices are not known yet."
@@ -304,7 +309,7 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
         held["quiet"] = True
         month.value, window.value, part_of.options, slices.value = of, 0, [ALL], ""
         held["quiet"] = False
-        told(pictures, lambda: (options(name), _draw()))
+        show(lambda: (options(name), _draw()))
 
     def by_slice(*_) -> None:
         found = look()
