@@ -17,7 +17,7 @@ from playwright.async_api import async_playwright
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from dashboards import CHROMIUM, MLW, PEOPLE, log_in, make_project, start
 
-PAGES = ("home", "approvals", "monitor", "experiments", "pipeline", "data", "settings", "login")
+PAGES = ("home", "approvals", "monitor", "experiments", "pipeline", "data", "serving", "settings", "login")
 TALLEST = 2400  # pixels; what is below says no more about how a page looks
 
 
@@ -36,7 +36,7 @@ async def take(port: int, folder: Path) -> None:
                     page = await context.new_page()
                     if name == "login":
                         await context.clear_cookies()
-                    plain = name in ("home", "settings", "login")
+                    plain = name in ("home", "serving", "settings", "login")
                     await page.goto(f"http://127.0.0.1:{port}/{name if plain else f'dashboards/{name}'}")
                     if not plain:
                         await page.wait_for_selector(".jupyter-widgets h1", timeout=90_000)

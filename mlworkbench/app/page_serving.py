@@ -59,7 +59,7 @@ def _model_html(told: dict, name: str, proof: str) -> str:
         [Markup(f"<code>/v2/models/{html.escape(name)}/infer</code>"), "KServe's and Triton's clients: the Open Inference Protocol, a tensor a column"],
     ]  # fmt: skip
     return (
-        f"<h2 id='{html.escape(name)}'>{html.escape(name)}</h2><p>{html.escape(about['summary'])}</p><pre tabindex='0'>{html.escape(ask)}</pre>"
+        f"<h2 id='{html.escape(name)}'>{html.escape(name)}</h2><p>{html.escape(about['summary'])}</p><pre tabindex='0' style='overflow-wrap: anywhere'>{html.escape(ask)}</pre>"
         f"<p>The answer has a number a row in <code>predictions</code>, the <code>version</code> that answered, and a <code>request_id</code>, by which the truth can be added later (<code>mlw labels add</code>).</p>"
         f"{table_html(['column', 'takes', ''], columns)}{table_html(['other addresses', 'for'], others)}"
     )

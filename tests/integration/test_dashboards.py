@@ -274,6 +274,7 @@ EVIL = "<img src=x onerror=alert(1)>"
 
 def test_every_page_is_fit_for_all_and_runs_no_script_of_a_name(team, flights, enter):
     people = team()
+    assert mlw(flights, "approve", "flights", "--reason", "first", MLW_USER="ada").returncode == 0
     client = mlflow_client(read_settings(flights))
     client.create_registered_model("evil")
     client.create_model_version("evil", f"{flights}/nothing", tags={"mlw.run": EVIL, "metric.auc": "0.5"})
@@ -295,5 +296,11 @@ def test_every_page_is_fit_for_all_and_runs_no_script_of_a_name(team, flights, e
                 if v["impact"] in ("serious", "critical")
             ]
             assert grave == [], (name, scheme)
-        boss.goto(boss.url.split("/voila")[0] + "/settings")
+        boss.goto(boss.url.split("/voila")[0] + "/serving")
+        boss.get_by_text("The answer has a number a row").wait_for()
+        assert boss.evaluate("document.documentElement.scrollWidth") <= width
+        boss.evaluate(source)
+        found = boss.evaluate("axe.run()")["violations"]
+        assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+        boss.goto(boss.url.split("/serving")[0] + "/settings")
         assert boss.get_by_text("gateway.minutes").is_visible()
