@@ -206,6 +206,21 @@ def test_a_full_disk_leaves_no_half_of_a_line(settings, monkeypatch):
     assert served(settings).request_id.value_counts().to_dict() == {"a": 1, "c": 1, "d": 20_000, "e": 1}
 
 
+def test_where_the_system_can_keep_no_room_zeros_do(settings, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    kept = PredictionLog(settings, "m").open()
+    sizes = [1, 20_000, 1, 3_000, 1]  # rows: lines within a block and beyond it
+    for i, rows in enumerate(sizes):
+        kept.append(line(f"r{i}", rows=rows))
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: write(file, data[:10], at))
+    with pytest.raises(OSError, match="No space left"):
+        kept.append(line("none", rows=30_000))
+    kept.close()
+    kept.flush()
+    assert served(settings).request_id.value_counts().to_dict() == {f"r{i}": n for i, n in enumerate(sizes)}
+
+
 def test_a_segment_that_can_not_be_followed_by_another_goes_on(settings, monkeypatch):
     kept = PredictionLog(settings, "m").open()
     kept.append(line("a"))

@@ -25,7 +25,7 @@ from jinja2 import BytecodeCache
 from jinja2.bccache import Bucket
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .identity import PERSON, guard, read_users
+from .identity import PERSON, guard, is_team
 from .page_home import overview_html
 from .page_serving import api_document, serving_html
 from .scaffold import dashboards_folder
@@ -453,14 +453,13 @@ def gateway_address(settings: Settings, port: int) -> str:
 
 def gateway_config(settings: Settings, port: int) -> Path:
     "File with Jupyter Server's configuration for the project, written anew."
-    of, hub, provider = settings.gateway, hub_place(), provider_of(settings)
-    is_team = provider is not None or bool(read_users(settings))
+    of, hub, team = settings.gateway, hub_place(), is_team(settings, provider_of(settings))
     address, port, base = hub or (of.address, port, "/")
     names = [n.strip() for n in of.hosts.split(",") if n.strip()]
     if public := urlsplit(os.environ.get("JUPYTERHUB_PUBLIC_URL", "") if hub else "").hostname:
         names.append(public)
     is_local = address in ("127.0.0.1", "::1", "localhost")
-    if not is_local and not (is_team and names and of.certificate):
+    if not is_local and not (team and names and of.certificate):
         raise SettingsError(
             f"At {address} others can reach the workbench. That needs people with passwords (mlw users add NAME) or single sign-on, and in settings.ini, "
             "section [gateway], 'hosts', 'certificate' and 'key'."
@@ -486,7 +485,7 @@ def gateway_config(settings: Settings, port: int) -> Path:
         "session_manager_class": "mlworkbench.app.isolation.OwnSessions",
         "kernel_websocket_connection_class": "mlworkbench.app.isolation.OwnConnection",
         "cookie_secret_file": str(settings.root / ".mlw" / "up" / "cookie_secret"),
-        "terminals_enabled": not is_team,  # Jupyter's terminals belong to nobody
+        "terminals_enabled": not team,  # Jupyter's terminals belong to nobody
     }
     for option, file in (("certfile", of.certificate), ("keyfile", of.key)):
         server |= {option: str(settings.root / file)} if file else {}
@@ -495,7 +494,7 @@ def gateway_config(settings: Settings, port: int) -> Path:
         "ServerApp": server,
         "ContentsManager": {"allow_hidden": stock},
     }  # they are shown from within .mlw
-    told |= {"WorkbenchIdentity": {"token": ""}} if is_team else {}
+    told |= {"WorkbenchIdentity": {"token": ""}} if team else {}
     told |= {
         "LabApp": {"news_url": None, "check_for_updates_class": "jupyterlab.NeverCheckForUpdate"}
     }  # nothing is asked of others

@@ -8,6 +8,7 @@ __all__ = ['log', 'ABOUT', 'BLOCK', 'MINUTES', 'COUNTED', 'entry', 'PredictionLo
 # %% ../../nbs/api/52_serving.predictionlog.ipynb #imports
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -132,7 +133,10 @@ class _Segment:
         "Have the disk keep room for the next lines, so that a full one is told here. Raises `OSError`."
         first = self.end - self.end % mmap.ALLOCATIONGRANULARITY
         length = self.end - first + max(size, BLOCK)
-        os.posix_fallocate(self.file, first, length)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self.file, first, length)
+        elif os.pwrite(self.file, bytes(first + length - self.end), self.end) < first + length - self.end:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.block, self.first = mmap.mmap(self.file, length, offset=first), first
 
     def close(self, durably: bool) -> None:

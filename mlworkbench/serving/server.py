@@ -271,15 +271,13 @@ class _Asked(NamedTuple):
 
     @property
     def is_csv(self) -> bool:
-        return self.kind == "invocations" and self._media == b"text/csv"
+        if self.kind != "invocations":
+            return False
+        return self.headers.get(b"content-type", b"").partition(b";")[0].strip() == b"text/csv"
 
     @property
     def is_binary(self) -> bool:
         return self.kind == "infer" and HEAD in self.headers
-
-    @property
-    def _media(self) -> bytes:
-        return self.headers.get(b"content-type", b"").partition(b";")[0].strip()
 
 
 def _json(value) -> bytes:

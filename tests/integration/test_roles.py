@@ -152,7 +152,7 @@ def test_each_role_opens_what_is_its_own_and_no_more(team):
 
 SHOWN = {  # dashboard → what everybody sees there
     "home": "in production",
-    "approvals": "flights",
+    "approvals": "flights version 1 asks to be the first in production",
     "monitor": "Does the model in production still see",
     "experiments": "register",
     "pipeline": "<svg",
