@@ -35,6 +35,12 @@ def test_a_result_is_good_until_the_notebook_or_what_it_reads_changes(project):
     write_step(project.root, "02_b", "metric('sum', 1 + sum(load(x)))", parameters='x: Input = "a.x"')
     assert step_facts(project, path).stale == ["code"]
     run_pipeline(project, "p")
+    run_pipeline(project, "p")
+    newest, same, first = step_facts(project, path).history
+    assert [i["state"] for i in (newest, same, first)] == ["cached", "done", "done"]
+    assert newest["fingerprint"] == same["fingerprint"] != first["fingerprint"] and same["why"] == ["code"]
+    text = step_html(step_facts(project, path))
+    assert all(i["run"] in text and i["fingerprint"][:12] in text for i in (newest, same, first))
     write_step(project.root, "01_a", "save('x', [n])", parameters="n: int = 5")
     first = step_facts(project, "nbs/pipelines/p/01_a.ipynb")
     assert first.stale == ["parameter n"] and "Steps after it: b" in step_html(first)

@@ -10,6 +10,8 @@ from mlworkbench.core.settings import (
     find_project,
     os,
     read_settings,
+    with_passwords,
+    without_password,
 )
 
 # %% ../nbs/api/01_core.settings.ipynb #test-settings
@@ -93,3 +95,15 @@ def test_paths_are_relative_to_the_root(project):
     assert s.resolve("sqlite:///.mlw/a.db") == f"sqlite:///{project.resolve()}/.mlw/a.db"
     assert s.resolve("postgresql://host/db") == "postgresql://host/db"
     assert s.pipelines == project.resolve() / "nbs/pipelines"
+
+
+def test_passwords_in_addresses_are_not_listed(project, monkeypatch):
+    monkeypatch.setenv("MLW_AUDIT_URL", "postgresql+psycopg://ada:p4ss:word@db:5432/audit")
+    monkeypatch.setenv("MLW_TRACKING_URI", "http://mlflow:5000")
+    listed = {name: value for name, value, _, _ in read_settings(project).listed()}
+    assert listed["audit.url"] == without_password(os.environ["MLW_AUDIT_URL"])
+    assert listed["audit.url"] == "postgresql+psycopg://ada:***@db:5432/audit"
+    told = {"audit": {"url": listed["audit.url"]}, "tracking": {"uri": "http://other"}}
+    assert with_passwords(told)["audit"]["url"] == os.environ["MLW_AUDIT_URL"]
+    assert with_passwords(told)["tracking"]["uri"] == "http://other"
+    assert listed["tracking.uri"] == "http://mlflow:5000"

@@ -8,6 +8,7 @@ from mlworkbench.monitoring.drift import (
     FLOOR,
     MonitorSection,
     N_BINS,
+    benjamini_hochberg,
     common_bins,
     compare,
     homogeneity,
@@ -16,7 +17,6 @@ from mlworkbench.monitoring.drift import (
     np,
     psi,
     quartile_range,
-    stats,
     wasserstein,
 )
 
@@ -25,6 +25,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import chi2_contingency, entropy, ks_2samp, wasserstein_distance
 from scipy.stats.contingency import association
@@ -175,6 +176,11 @@ def test_one_outlier_in_the_reference_or_tiny_numbers_hide_nothing():
     ref = profile(then)
     found = compare(ref, profile(now, ref), MonitorSection()).set_index("feature")
     assert set(found.status) == {"alarm"} and (found.wasserstein - 0.74).abs().max() < 0.1, found.wasserstein
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=50).map(np.array))
+def test_corrected_p_values_equal_scipys(p):
+    assert benjamini_hochberg(p) == pytest.approx(stats.false_discovery_control(p))
 
 
 def test_what_goes_missing_is_an_alarm_and_what_nobody_uses_a_note():

@@ -8,6 +8,7 @@ from mlworkbench.pipeline.cluster import (
     Settings,
     SettingsError,
     Store,
+    json,
     lay_out,
     put_sources,
     read_plan,
@@ -76,6 +77,17 @@ def test_a_planned_run_is_run_in_parts_from_the_store_alone(settings):
     assert record["state"] == "done" and record["mlflow"]
     assert {s: i["state"] for s, i in record["steps"].items()} == {"read": "done", "train": "done"}
     shutil.rmtree(elsewhere.root)
+
+
+def test_passwords_are_not_in_the_plan_and_come_from_where_the_step_runs(settings, monkeypatch):
+    store, url = Store(settings.resolve(settings.store.url)), "postgresql+psycopg://ada:s3cret@db/audit"
+    known = settings.model_copy(update={"audit": type(settings.audit)(url=url)})
+    run = run_pipeline(known, "p", Request(plan_only=True))["run"]
+    assert "s3cret" not in json.dumps(read_record(store, "plans", f"p/{run}"))
+    assert read_plan(store, "p", run)[0].audit.url == "postgresql+psycopg://ada:***@db/audit"
+    monkeypatch.setenv("MLW_AUDIT_URL", url)
+    elsewhere = read_plan(store, "p", run)[0]
+    assert elsewhere.audit.url == url and elsewhere.project.name == settings.project.name
 
 
 def test_a_run_that_was_not_planned_is_said(settings):

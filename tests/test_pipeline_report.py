@@ -5,9 +5,11 @@
 # %% auto #0
 from mlworkbench.pipeline.report import (
     Store,
+    image,
     metric_rows,
     notebook_html,
     number,
+    page,
     write_index,
 )
 
@@ -68,6 +70,35 @@ def test_an_index_shows_graph_metrics_figures_and_errors_and_escapes_text(tmp_pa
     text = write_index(store, tmp_path / "report", read_pipeline(folder), record, {"a": manifest}).read_text()
     assert "0.7000" in text and "0.5000" in text and "data:image/png;base64," in text and "<svg" in text
     assert "1 &lt; 2 &amp; &lt;b&gt;" in text and "<script>" not in text and "&lt;script&gt;" in text
+
+
+def test_formulas_are_mathml_and_what_is_none_stays_as_it_was_typed():
+    words = [
+        r"Half is $\frac{1}{2}$, and `$x$` is code.",
+        r"$$\chi^2 = \sum_i \frac{(O_i - E_i)^2}{E_i}$$",
+        "\\begin{align}\na &= b \\\\\nc &= d\n\\end{align}",
+        r"$\begin{aligned} e &= f \end{aligned}$ and $\text{<script>alert(1)</script>}$ and $y_{$",
+    ]
+    cells = [
+        {"cell_type": "markdown", "id": f"m{i}", "metadata": {}, "source": w} for i, w in enumerate(words)
+    ]
+    data = {"text/latex": r"$\displaystyle \sqrt{z}$", "text/plain": "sqrt(z)"}
+    output = {"output_type": "display_data", "data": data, "metadata": {}}
+    about = {"id": "c", "metadata": {}, "source": "z", "execution_count": 1, "outputs": [output]}
+    cells.append({"cell_type": "code"} | about)
+    told = json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}).encode()
+    text = notebook_html(told, "formulas").decode()
+    body = text[text.index("<body") :]
+    assert body.count("<math") == 6 and body.count('display="block"') == 3
+    assert body.count("<mfrac>") == 2 and "<msqrt>" in body and body.count("<mtable") == 2
+    assert "<code>$x$</code>" in body and "$y_{$" in body and "<script>alert" not in body
+
+
+def test_only_our_own_charts_are_turned_dark():
+    assert 'class="chart"' in image(b"png", "ours") and 'class="chart"' not in image(
+        b"png", "a <photo>", False
+    )
+    assert ".chart img" in page("t", "").decode()
 
 
 def test_a_notebook_becomes_a_page(tmp_path):

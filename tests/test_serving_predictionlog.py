@@ -236,10 +236,38 @@ def test_a_segment_that_can_not_be_followed_by_another_goes_on(settings, monkeyp
     assert sorted(served(settings).request_id) == ["a", "b", "c"]
 
 
-def test_many_wait_for_the_disk_together(settings, monkeypatch):
-    durable = settings.model_copy(
+@pytest.fixture
+def durable(settings):
+    return settings.model_copy(
         update={"serving": settings.serving.model_copy(update={"durability": "fsync"})}
     )
+
+
+def test_a_segment_that_can_not_be_brought_to_the_disk_goes_on_and_leaves_no_other_open(
+    settings, durable, monkeypatch
+):
+    kept = PredictionLog(durable, "m").open()
+    kept.append(line("a"))
+
+    def broken(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    there = len(os.listdir("/dev/fd"))
+    monkeypatch.setattr(os, "fsync", broken)
+    for i in range(3):
+        with pytest.raises(OSError, match="Input/output"):
+            kept.rotate()
+        kept.append(line(f"b{i}"))
+    monkeypatch.undo()
+    assert len(os.listdir("/dev/fd")) == there and len(list(kept.folder.iterdir())) == 1
+    kept.rotate()
+    kept.append(line("c"))
+    kept.close()
+    kept.flush()
+    assert sorted(served(settings).request_id) == ["a", "b0", "b1", "b2", "c"]
+
+
+def test_many_wait_for_the_disk_together(settings, durable, monkeypatch):
     kept, waits = PredictionLog(durable, "m").open(), []
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: (waits.append(file), time.sleep(0.02), real(file)))

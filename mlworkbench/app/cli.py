@@ -337,7 +337,7 @@ _no_browser = click.option("--no-browser", is_flag=True, help="Don't open a brow
 @_no_browser
 def up(port, no_browser) -> None:
     "One address for everything: home page, JupyterLab, dashboards, MLflow and reports."
-    from mlworkbench.app.gateway import gateway_address, gateway_config
+    from mlworkbench.app.gateway import gateway_address, gateway_config, gateway_environment
     from mlworkbench.pipeline.kernels import can_fork, start_server
 
     settings = _settings()
@@ -345,7 +345,7 @@ def up(port, no_browser) -> None:
     if can_fork(settings):
         start_server(settings)  # so that the first page finds it warm
     click.echo(f"{settings.project.name}: {gateway_address(settings, port)}  (Ctrl-C ends)")
-    _serve(["jupyter_server", *options], _environment(settings))
+    _serve(["jupyter_server", *options], _environment(settings) | gateway_environment(settings))
 
 
 @main.command(epilog=_example("mlw lab", "mlw lab --port 9000 --no-browser"))

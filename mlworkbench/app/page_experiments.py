@@ -193,7 +193,7 @@ def figures_html(store: Store, a: dict, b: dict) -> str:
     x, y = figures(a), figures(b)
     png_of = lambda ref: get(store, ref.removeprefix("store://").partition(".")[0])
     both = lambda name: "".join(
-        image(png_of(of[name]), f"{name}, {run['run']}") for of, run in ((x, a), (y, b))
+        image(png_of(of[name]), f"{name}, {run['run']}", is_ours=False) for of, run in ((x, a), (y, b))
     )
     pairs = [f"<div class='grid'>{both(name)}</div>" for name in x if name in y and x[name] != y[name]]
     return f"<h3>Figures</h3>{''.join(pairs)}" if pairs else ""

@@ -9,7 +9,7 @@ __all__ = ['WINDOWS', 'ALL', 'months_html', 'summary_html', 'alerts_html', 'heat
 import html
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 
 import ipywidgets as w
 import pandas as pd
@@ -221,6 +221,7 @@ WINDOWS = (
     ("8th to 14th", 8),
     ("15th to 21st", 15),
     ("22nd to the end", 22),
+    ("other days", -1),
 )
 ALL = "all rows"
 
@@ -239,13 +240,25 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
     month = choice("Month", sorted(drift.month.unique()), drift.month.max(), "220px")
     window, part_of = choice("Window", WINDOWS, 0, "260px"), choice("Slice", [ALL], ALL, "300px")
     feature, facts, pictures, slices = choice("Feature", [], width="340px"), w.HTML(), w.HTML(), w.HTML()
+    first, last = (w.DatePicker(description=d, layout=w.Layout(display="none")) for d in ("From", "To"))
     held, looks = {"quiet": False}, {}
 
+    def bounds() -> tuple[datetime, datetime]:
+        "First moment of what is chosen, and the first after it."
+        if window.value >= 0:
+            return window_bounds(month.value, window.value)
+        if not (first.value and last.value):
+            raise DataError("Choose the first day and the last.")
+        start, end = (datetime.combine(d.value, time(), UTC) for d in (first, last))
+        return start, end + timedelta(days=1)
+
     def look() -> Look:
-        if (key := (month.value, window.value)) not in looks:
-            version = str(drift[drift.month == month.value].model_version.iloc[-1])
-            watched = watch_version(settings, model, version)
-            looks[key] = take_look(watched, *window_bounds(*key))
+        if (key := bounds()) not in looks:
+            until = drift[drift.month <= f"{key[1] - timedelta(days=1):%Y-%m}"].sort_values("month")
+            if until.empty:
+                raise DataError(f"The first month that was monitored is {drift.month.min()}.")
+            watched = watch_version(settings, model, str(until.model_version.iloc[-1]))
+            looks[key] = take_look(watched, *key)
         return looks[key]
 
     def moved() -> pd.DataFrame:
@@ -264,6 +277,8 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
     def words() -> str:
         days = dict(map(reversed, WINDOWS))[window.value]
         when = month.value if window.value == 0 else f"{month.value}, {days}"
+        if window.value < 0:
+            when = f"{first.value} to {last.value}"
         return when if part_of.value == ALL else f"{when}, {part_of.value}"
 
     def show(work: Callable[[], object]) -> None:
@@ -302,12 +317,19 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
         if not held["quiet"]:
             held["quiet"] = True
             part_of.options, slices.value = [ALL], ""
+            is_free = window.value < 0
+            if is_free and first.layout.display == "none":
+                start, end = window_bounds(month.value, 0)
+                first.value, last.value = start.date(), end.date() - timedelta(days=1)
+            month.layout.display = "none" if is_free else None
+            first.layout.display = last.layout.display = None if is_free else "none"
             held["quiet"] = False
             choose()
 
     def pick(name: str, of: str) -> None:
         held["quiet"] = True
         month.value, window.value, part_of.options, slices.value = of, 0, [ALL], ""
+        month.layout.display, first.layout.display, last.layout.display = None, "none", "none"
         held["quiet"] = False
         show(lambda: (options(name), _draw()))
 
@@ -320,8 +342,8 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
         held["quiet"] = False
         slices.value = (slices_table(found) if found.rows else "") or note(_no_slices(found))
 
-    month.observe(elsewhere, "value")
-    window.observe(elsewhere, "value")
+    for one in (month, window, first, last):
+        one.observe(elsewhere, "value")
     part_of.observe(choose, "value")
     feature.observe(draw, "value")
     options(None)
@@ -334,7 +356,7 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
     return w.VBox(
         [
             w.HTML("<h2>Look closer</h2>"),
-            row(month, window, part_of, feature, button),
+            row(month, window, first, last, part_of, feature, button),
             picked(pick),
             facts,
             pictures,

@@ -8,6 +8,8 @@ __all__ = ['StepFacts', 'step_of', 'step_facts', 'step_html']
 # %% ../../nbs/api/78_app.steps.ipynb #imports
 import html
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from .widgets import chip, note
@@ -18,6 +20,7 @@ from ..data.privacy import personal_columns
 from ..pipeline.fingerprint import changes, fingerprint_of, fingerprint_parts
 from ..pipeline.formats import Output
 from ..pipeline.graph import Pipeline, read_pipeline
+from ..pipeline.history import list_runs
 from ..pipeline.notebook import step_name
 from ..pipeline.report import Markup, number, table_html
 from ..pipeline.request import Request, check_request, resolve_values
@@ -33,6 +36,7 @@ class StepFacts:
     last: dict | None  # manifest of its newest result
     stale: list[str]  # what has changed since; empty if the result is still good
     unknown: str = ""  # why that can't be told
+    history: tuple[dict, ...] = ()  # its part in the last runs that had a result of it, newest first
 
 
 def step_of(settings: Settings, path: str | Path) -> tuple[Pipeline, str]:
@@ -48,28 +52,37 @@ def step_of(settings: Settings, path: str | Path) -> tuple[Pipeline, str]:
     return pipeline, pipeline.check_step(name)
 
 
+def _history(store: Store, pipeline: Pipeline, step: str, most: int = 8) -> tuple[dict, ...]:
+    parts = (
+        info | {"run": run["run"], "started": run["started"], "unit": unit}
+        for run in list_runs(store, pipeline.name)
+        for unit, info in run["steps"].items()
+        if unit.partition("[")[0] == step and info.get("fingerprint")
+    )
+    return tuple(islice(parts, most))
+
+
 def step_facts(settings: Settings, path: str | Path) -> StepFacts:
     "What a run would find. Raises `PipelineError`."
     pipeline, step = step_of(settings, path)
     store, notebook = Store(settings.resolve(settings.store.url)), pipeline.steps[step]
     newest = {s: read_record(store, "latest", f"{pipeline.name}/{s}") or {} for s in pipeline.steps}
     last = newest[step].get("fingerprint") and read_manifest(store, newest[step]["fingerprint"])
+    told = partial(StepFacts, pipeline, step, last or None, history=_history(store, pipeline, step))
     if notebook.options.foreach:
-        return StepFacts(pipeline, step, last or None, [], "it runs once for each of several items")
+        return told([], "it runs once for each of several items")
     try:
         values = check_request(settings.root, pipeline, Request())[step]
         outputs = {s: {n: Output(**o) for n, o in r.get("outputs", {}).items()} for s, r in newest.items()}
         _, meaning = resolve_values(settings, notebook, values, outputs)
     except WorkbenchError as err:
-        return StepFacts(pipeline, step, last or None, [], str(err))
+        return told([], str(err))
     parts = fingerprint_parts(
         notebook, meaning, (notebook.path.parent, settings.root), personal_columns(settings)
     )
     if last and last["fingerprint"] == fingerprint_of(parts):
-        return StepFacts(pipeline, step, last, [])
-    return StepFacts(
-        pipeline, step, last or None, changes(last["parts"], parts) if last else ["it has not been run yet"]
-    )
+        return told([])
+    return told(changes(last["parts"], parts) if last else ["it has not been run yet"])
 
 # %% ../../nbs/api/78_app.steps.ipynb #page
 def step_html(facts: StepFacts) -> str:
@@ -96,6 +109,13 @@ def step_html(facts: StepFacts) -> str:
         parts.append(f"<h3>Its last result</h3><p class='soft'>{html.escape(made)}</p>")
         parts += [table_html(["output", "kind", "what"], left) if left else note("It saved nothing.")]
         parts += [table_html(["metric", "value"], metrics, (1,))] * bool(metrics)
+    if facts.history:
+        runs = [
+            [i["run"], i["started"][:16].replace("T", " "), i["unit"], i["state"], f"{i['seconds']:.1f}", i["fingerprint"][:12], ", ".join(i["why"])]
+            for i in facts.history
+        ]  # fmt: skip
+        head = ["run", "started (UTC)", "step", "state", "seconds", "fingerprint", "why it ran"]
+        parts.append(f"<h3>In the last runs</h3>{table_html(head, runs, (4,))}")
     after = ", ".join(s for s in facts.pipeline.steps if s in facts.pipeline.downstream(facts.step))
     parts.append(
         f"<p class='soft'>{'Steps after it: ' + html.escape(after) if after else 'No step comes after it.'}</p>"

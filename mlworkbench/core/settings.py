@@ -6,12 +6,14 @@
 __all__ = ['NAMED', 'SECTIONS', 'ProjectSection', 'StoreSection', 'TablesSection', 'TrackingSection', 'AuditSection',
            'FeaturesSection', 'RolesSection', 'ApprovalsSection', 'ModelsSection', 'NotifySection', 'GatesSection',
            'KernelsSection', 'EngineSection', 'ServingSection', 'GatewaySection', 'CanarySection', 'MonitorSection',
-           'AlertSection', 'RetrainSection', 'Settings', 'find_project', 'read_settings', 'user_name']
+           'AlertSection', 'RetrainSection', 'without_password', 'Settings', 'find_project', 'read_settings',
+           'with_passwords', 'user_name']
 
 # %% ../../nbs/api/01_core.settings.ipynb #imports
 import configparser
 import getpass
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -365,6 +367,11 @@ class RetrainSection(_Section):
     budget: int = Field(0, ge=0, description="retrainings in 365 days, at most; 0: as many as need be")
     refusals: int = Field(3, ge=0, description="refusals in a row after which a person must look; 0: never")
 
+# %% ../../nbs/api/01_core.settings.ipynb #passwords
+def without_password(text: str) -> str:
+    "The text, with a password in an address as `***`."
+    return re.sub(r"(://[^\s:/@]*:)[^\s@/\"']+@", r"\1***@", text)
+
 # %% ../../nbs/api/01_core.settings.ipynb #settings
 class Settings(_Section):
     "All settings of the project at `root`; `sources` says where each value came from."
@@ -429,13 +436,13 @@ class Settings(_Section):
         return self.root / self.project.reports
 
     def listed(self) -> list[tuple[str, str, str, str]]:
-        "(name, value, where it comes from, meaning) of every setting."
+        "(name, value, where it comes from, meaning) of every setting; passwords in addresses are left out."
         parts = {section: getattr(self, section) for section in SECTIONS}
         parts |= {f"{kind} {name}": part for kind in NAMED for name, part in getattr(self, kind).items()}
         return [
             (
                 name := f"{section}.{key}",
-                str(getattr(part, key)),
+                without_password(str(getattr(part, key))),
                 self.sources.get(name, "default"),
                 field.description or "",
             )
@@ -511,6 +518,14 @@ def _from_file(path: Path) -> list[tuple[str, dict[str, str]]]:
             hint = f" Write it as [{kind} NAME]." if kind in NAMED else did_you_mean(section, SECTIONS)
             raise SettingsError(f"{path}: unknown section [{section}].{hint}", section=section)
     return [(s, dict(parser.items(s))) for s in parser.sections()]
+
+
+def with_passwords(told: dict) -> dict:
+    "Dumped settings, with addresses of this process's environment in place of those that lost their password."
+    for section, key, value in _from_environment():
+        if "***@" in str(told[section].get(key)):
+            told = told | {section: told[section] | {key: value}}
+    return told
 
 
 def _from_environment() -> list[tuple[str, str, str]]:

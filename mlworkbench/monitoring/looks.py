@@ -27,7 +27,7 @@ from ..data.tables import read_table
 from ..models.comparison import LOSSES, delong
 from ..models.lineage import predictions_table, served_table
 from ..models.registry import CHAMPION, ModelSpec, find_version, load_holdout
-from .drift import MIN_ROWS, compare
+from .drift import MIN_ROWS, benjamini_hochberg, compare
 from .estimation import Estimate, Estimator
 from .losses import LEAST, LossEstimator
 from .performance import YARDSTICKS, Yardstick, realised
@@ -367,8 +367,6 @@ def look_at_slices(watched: Watched, rows: "pd.DataFrame") -> "pd.DataFrame":
 
     rows, labelled (share), answered (mean of the answers), observed (of the labels), estimated, low and high (AUC or RMSE with its 95 % band), realised (as labels are in), reference (on the hold-out), q (that it is no worse, corrected over all slices), fallen (whether it is, by more than the limit), moved (what is an alarm, corrected over all features and slices).
     """
-    from scipy.stats import false_discovery_control
-
     of, limits, told, profiles = watched.yardstick, watched.settings.monitor, [], {}
     for name, part, before in _slices(watched, rows):
         found = realised(part, watched.spec.task)
@@ -388,7 +386,7 @@ def look_at_slices(watched: Watched, rows: "pd.DataFrame") -> "pd.DataFrame":
     if not profiles:
         return made
     known = made.q.notna()
-    made.loc[known, "q"] = false_discovery_control(made.q[known].to_numpy(float))
+    made.loc[known, "q"] = benjamini_hochberg(made.q[known].to_numpy(float))
     far = [of.worse_by(r.realised, r.reference, limits) > 1 for r in made.itertuples()]
     made["fallen"] = (made.q <= limits.significance) & np.array(far)
     then, since = ({name: pair[i] for name, pair in profiles.items()} for i in (0, 1))

@@ -7,6 +7,7 @@ __all__ = ['put_sources', 'lay_out', 'write_plan', 'read_plan', 'run_remote', 'c
 
 # %% ../../nbs/api/27c_pipeline.cluster.ipynb #imports
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import PipelineError, SettingsError, StepFailed, did_you_mean
-from ..core.settings import Settings
+from ..core.settings import Settings, with_passwords, without_password
 from mlworkbench.core.store import (
     Store,
     canonical_json,
@@ -80,7 +81,7 @@ def write_plan(settings: Settings, store: Store, pipeline: Pipeline, run: str, p
     steps = list(pipeline.steps.values())
     sources = put_sources(settings, store, steps)
     sources |= {s.path.relative_to(settings.root).as_posix(): put(store, s.data) for s in steps}
-    told = settings.absolute().model_dump(mode="json")
+    told = json.loads(without_password(json.dumps(settings.absolute().model_dump(mode="json"))))
     plan = {
         "pipeline": pipeline.name,
         "run": run,
@@ -106,7 +107,7 @@ def read_plan(store: Store, pipeline: str, run: str) -> tuple[Settings, dict]:
             f"The plan of {full[0]} is damaged. Make a new one: mlw run {pipeline} --plan", run=run
         )
     root = lay_out(store, plan["sources"], set())
-    told = plan["settings"] | {"root": str(root)}
+    told = with_passwords(plan["settings"]) | {"root": str(root)}
     told["store"] = {"url": store.url}
     return Settings(**told), plan
 

@@ -139,13 +139,12 @@ class _Segment:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.block, self.first = mmap.mmap(self.file, length, offset=first), first
 
-    def close(self, durably: bool) -> None:
-        "End the file where its last line does."
+    def finish(self, durably: bool) -> None:
+        "End the file where its last line does; another may follow. Raises `OSError`."
         self.block = b""
         os.ftruncate(self.file, self.end)
         if durably:
             os.fsync(self.file)
-        os.close(self.file)
 
 
 class PredictionLog:
@@ -189,15 +188,17 @@ class PredictionLog:
         "End; what is in the spool stays there until it is moved."
         with self.lock:
             if self.segment:
-                self.segment.close(durably=bool(self.disk))
+                self.segment.finish(durably=bool(self.disk))
+                os.close(self.segment.file)
                 self.segment = None
 
     def rotate(self) -> None:
         "End the present segment, if anything is in it, and begin another. Raises `OSError`, and goes on with the present one, where there can't be another."
         with self.lock:
             if self.segment and self.segment.end:
+                self.segment.finish(durably=bool(self.disk))
                 following = _Segment(self.folder)
-                self.segment.close(durably=bool(self.disk))
+                os.close(self.segment.file)
                 self.segment = following
 
     def flush(self) -> int:

@@ -124,7 +124,7 @@ PAGES = "pandas, sklearn.linear_model, mlflow, mlworkbench.app.page_approvals, m
 def team(flights, start) -> Callable[..., dict[str, Person]]:
     "Starts `mlw up` for four people, each logged in, and one who is not."
 
-    def begin(*more: str, tls: ssl.SSLContext | None = None) -> dict[str, Person]:
+    def begin(*more: str, tls: ssl.SSLContext | None = None, **env: str) -> dict[str, Person]:
         roles = "".join(f"{role} = {name}\n" for name, role in PEOPLE.items())
         with (flights / "settings.ini").open("a") as told:
             told.write(f"\n[roles]\n{roles}\n[gateway]\nminutes = 0.15\n" + "\n".join(more) + "\n")
@@ -136,9 +136,8 @@ def team(flights, start) -> Callable[..., dict[str, Person]]:
         about = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
         nbformat.write(nbformat.v4.new_notebook(cells=[show], metadata=about), flights / PAGE)
         port, log = free_port(), flights / "up.log"
-        server = start(
-            MLW, "up", "--no-browser", "--port", str(port), cwd=flights, log=log, MLW_KERNELS_PRELOAD=PAGES
-        )
+        env["MLW_KERNELS_PRELOAD"] = PAGES
+        server = start(MLW, "up", "--no-browser", "--port", str(port), cwd=flights, log=log, **env)
         nobody = Person(port, tls)
         for _ in range(300):
             try:

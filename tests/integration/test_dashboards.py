@@ -243,8 +243,14 @@ def test_a_decision_is_made_and_a_distribution_chosen_by_keyboard_alone(team, fl
     page.keyboard.press("Enter")
     page.get_by_text("No slice has 200 rows both in this window and on the hold-out").wait_for(timeout=60_000)
     tab_to(page, "Window")
-    page.keyboard.press("End")
+    for _ in range(4):
+        page.keyboard.press("ArrowDown")
     page.locator("img[alt='temp: training and 2013-04, 22nd to the end']").wait_for(timeout=60_000)
+    page.keyboard.press("End")
+    page.locator("img[alt='temp: training and 2013-04-01 to 2013-04-30']").wait_for(timeout=60_000)
+    tab_to(page, "From")
+    page.keyboard.type("04102013")
+    page.locator("img[alt='temp: training and 2013-04-10 to 2013-04-30']").wait_for(timeout=60_000)
     assert page.get_by_text("predictions, labels of").is_visible()
     page.context.close()
 

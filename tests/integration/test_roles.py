@@ -10,8 +10,10 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
+import psutil
 from people import PEOPLE, Person, password
 from projects import free_port, mlw
 from tornado.httpclient import HTTPClientError, HTTPRequest
@@ -358,6 +360,42 @@ def test_secrets_are_in_no_log_and_no_file(team, flights):
         "vera",
         "viewer",
     ]
+
+
+def test_a_team_stands_on_postgresql_and_its_password_is_nowhere_to_be_seen(
+    team, flights, warehouse, monkeypatch
+):
+    secret = urlsplit(warehouse).password
+    for name in ("MLW_TRACKING_URI", "MLW_AUDIT_URL"):
+        monkeypatch.setenv(name, warehouse)
+    (flights / ".mlw" / "mlflow.db").unlink()
+    done = mlw(flights, "run", "flights", "--force", "-p", "ingest.every=40")
+    assert done.returncode == 0, done.stdout + done.stderr
+    people = team()
+    token, _ = people["ada"].page_token()
+    told = {"action": "approve", "model": "flights", "version": 1, "reason": "on PostgreSQL"}
+    ask = lambda token: people["nobody"].ask("POST", "/mlw/decisions", told, Authorization=f"Bearer {token}")
+    status, text = ask(token)
+    assert status == 200 and "version 1 is champion now" in json.loads(text)["outcome"], text
+    assert ask(people["vera"].page_token()[0])[0] == 403
+    (row,) = read_audit(read_settings(flights))
+    assert (row.actor, row.reason) == ("ada", "on PostgreSQL")
+    for person, path, words in (
+        ("vera", "/home", "version 1"),
+        ("vera", "/voila/render/nbs/dashboards/approvals.ipynb", "on PostgreSQL"),
+        ("sam", "/mlflow/ajax-api/2.0/mlflow/experiments/search?max_results=9", '"name": "flights"'),
+    ):
+        status, text = people[person].ask("GET", path)
+        assert status == 200 and words in text, (path, text[-500:])
+    found = json.loads(people["sam"].ask("GET", "/mlflow/ajax-api/2.0/mlflow/registered-models/search")[1])
+    assert [m["name"] for m in found["registered_models"]] == ["flights"]
+    assert not (flights / ".mlw" / "mlflow.db").exists() and not (flights / ".mlw" / "audit.db").exists()
+    status, text = people["boss"].ask("GET", "/settings")
+    assert status == 200 and "mlw:***@127.0.0.1" in text and secret not in text
+    for file in (p for p in flights.rglob("*") if p.is_file()):
+        assert secret.encode() not in file.read_bytes(), file
+    commands = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
+    assert any("mlflow" in c for c in commands) and [c for c in commands if secret in c] == []
 
 
 def certificate(folder: Path) -> None:
