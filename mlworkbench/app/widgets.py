@@ -40,7 +40,7 @@ PAGE_STYLE = f"""<style>{LIGHT}{DARK}{STYLE}
 .mlw-card h2 {{ margin: 0 0 4px; }} .widget-html-content {{ line-height: 1.5; font-size: 15px; color: var(--ink); }}
 .mlw-note {{ border-left: 4px solid var(--accent); padding: 8px 14px; background: var(--panel); white-space: pre-line; }} .mlw-note.bad {{ border-color: var(--bad); }}
 .mlw-note.good {{ border-color: var(--good); }} .widget-textarea textarea {{ font: inherit; }}
-.jupyter-widgets.widget-button {{ border-radius: 6px; min-height: 34px; height: auto; width: auto; padding: 2px 18px; }} .mlw-page :focus-visible {{ outline: 2px solid var(--accent) !important; outline-offset: 1px; }}
+.jupyter-widgets.widget-button {{ border-radius: 6px; min-height: 34px; height: auto; width: auto; padding: 2px 18px; }} .mlw-page :focus-visible, .mlw-page input[type=date]:focus-within {{ outline: 2px solid var(--accent) !important; outline-offset: 1px; }}
 .mlw-page .jupyter-button {{ background: var(--panel); color: var(--ink); border: 1px solid var(--edge); }} .mlw-page .jupyter-button.mod-success {{ background: #2a7352; color: #fff; border: 0; }}
 .mlw-page .jupyter-button.mod-danger {{ background: #a63a35; color: #fff; border: 0; }} .mlw-page .jupyter-button.mod-primary {{ background: #2b5fa8; color: #fff; border: 0; }}
 .mlw-page .jupyter-button:disabled {{ opacity: .55; }} .mlw-page select option {{ background: var(--paper); color: var(--ink); }}
