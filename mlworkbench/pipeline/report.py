@@ -126,7 +126,7 @@ LIGHT = """
 """
 DARK = """
 @media (prefers-color-scheme: dark) { :root { color-scheme: dark; --ink: #e6e9ee; --soft: #a3acb9; --line: #3a424d; --paper: #171b21; --panel: #20262e; --accent: #86b1ee;
-  --good: #6fcf9f; --bad: #ef8d86; --warn: #e2b65c; } .chart img { filter: invert(.88) hue-rotate(180deg); } }
+  --good: #6fcf9f; --bad: #ef8d86; --warn: #e2b65c; } .chart img { border-color: #cfd3d8; filter: invert(.88) hue-rotate(180deg); } }
 """
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1080px; margin: 0 auto; padding: 24px; }
