@@ -7,6 +7,8 @@ from mlworkbench.app.page_monitor import (
     DataError,
     Settings,
     WINDOWS,
+    YARDSTICKS,
+    chart,
     json,
     monitor_page,
     pd,
@@ -131,6 +133,31 @@ def test_any_days_can_be_looked_at(project, monkeypatch):
     assert "The first month that was monitored is 2013-04" in texts(page)
     find(page, w.Text, description="picked")[0].value = json.dumps(["(prediction)", "2013-04"])
     assert displays() == [None, "none", "none"] and "(prediction): training and 2013-04" in texts(page)
+
+
+def test_a_chart_is_drawn_once_and_anew_when_what_it_shows_is_something_else(project, monkeypatch):
+    rows = pd.DataFrame({"month": ["2013-04"], "model_version": [1], "auc": [0.7]})
+    drawn = []
+
+    def figure(rows, limits, of):
+        from matplotlib.figure import Figure
+
+        drawn.append(of.name)
+        return Figure((1, 1))
+
+    ask = lambda rows: chart(project, "<words>", figure, rows, project.monitor, YARDSTICKS["classification"])
+    first = ask(rows)
+    assert ask(rows.copy()) == first and "&lt;words&gt;" in first and len(drawn) == 1
+    ask(rows.assign(auc=0.71))
+    assert len(drawn) == 2
+    monkeypatch.setattr(page_monitor, "MOST_CHARTS", 1)
+    ask(rows.assign(auc=0.72))
+    place = project.root / ".mlw" / "charts"
+    (kept,) = place.iterdir()
+    kept.unlink()
+    place.rmdir()
+    place.write_text("in the way")
+    assert ask(rows.assign(auc=0.72)).startswith("<figure") and len(drawn) == 4
 
 
 def test_windows_cover_a_month():

@@ -6,8 +6,10 @@
 from mlworkbench.pipeline.tracking import (
     Settings,
     SettingsError,
+    ask_once,
     kernel_environment,
     mlflow_client,
+    read_settings,
     start_tracking,
     time,
 )
@@ -23,6 +25,35 @@ import pytest
 @pytest.fixture
 def project(tmp_path):
     return Settings(root=tmp_path)
+
+
+def test_who_asks_once_holds_nothing_and_makes_nothing(tmp_path):
+    ask_once(str(tmp_path))  # no project
+    (tmp_path / "settings.ini").write_text("[project]\n")
+    ask_once(str(tmp_path))  # no database
+    assert [p.name for p in tmp_path.iterdir()] == ["settings.ini"]
+    project = read_settings(tmp_path)
+    child = start_tracking(project, "p", "r1", {}).start_step("train", {})
+    code = f"""
+import os
+from mlworkbench.core.settings import read_settings
+from mlworkbench.pipeline.tracking import ask_once, mlflow_client
+ask_once({str(tmp_path)!r})
+held = [os.readlink(f"/proc/self/fd/{{n}}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{{n}}")]
+assert not any("mlflow.db" in name for name in held), held
+def ask():
+    found = mlflow_client(read_settings({str(tmp_path)!r})).get_run({child!r})
+    assert found.data.tags["mlw.step"] == "train"
+pid = os.fork()
+ask()
+if not pid:
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+os.remove({str(tmp_path / ".mlw/mlflow.db")!r})
+assert mlflow_client(read_settings({str(tmp_path)!r})).search_registered_models() == []  # made anew
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_run_has_a_child_a_step_with_its_parameters_and_metrics(project):

@@ -15,10 +15,10 @@ from .decisions import decide
 from .widgets import guarded, head, may, note, part, row, told, when
 from ..core.errors import WorkbenchError
 from ..core.settings import Settings
-from ..governance.approvals import Waiting, behind_its_back, champions, waiting
+from ..governance.approvals import Known, Waiting, behind_its_back, champions, waiting
 from ..governance.audit import AuditRow, read_audit, verify_audit
 from ..governance.gates import kept_verdict
-from ..models.registry import ModelVersion
+from ..models.registry import ModelVersion, registered
 from ..pipeline.report import Markup, number, table_html
 
 # %% ../../nbs/api/72b_app.page_approvals.ipynb #facts
@@ -207,9 +207,9 @@ def approvals_page(settings: Settings | None = None) -> w.Widget:
     return guarded(_approvals, settings)
 
 
-def _production(settings: Settings, refresh) -> list[w.Widget]:
+def _production(settings: Settings, known: Known, refresh) -> list[w.Widget]:
     "What is in production, and the way back."
-    now = champions(settings)
+    now = champions(settings, known)
     rows = [[name, v.version, when(v.created), v.tags.get("mlw.run", "")] for name, v in now.items()]
     shown = [
         part(
@@ -238,13 +238,14 @@ def _approvals(settings: Settings) -> w.Widget:
     body = w.VBox()
 
     def refresh(message: str = "") -> None:
-        found = waiting(settings)
+        known = registered(settings)
+        found = waiting(settings, known)
         empty = "Nothing waits for a decision. A pipeline that registers a model puts its challenger here."
         cards = [_decision(settings, f, refresh) for f in found] or [w.HTML(note(empty))]
         parts = [w.HTML(note(message, "good"))] if message else []
-        parts += [w.HTML(note(words, "bad")) for words in behind_its_back(settings)]
+        parts += [w.HTML(note(words, "bad")) for words in behind_its_back(settings, known)]
         history = f"<h2>Decisions so far</h2>{history_html(read_audit(settings), verify_audit(settings))}"
-        body.children = [*parts, *cards, *_production(settings, refresh), w.HTML(history)]
+        body.children = [*parts, *cards, *_production(settings, known, refresh), w.HTML(history)]
 
     refresh()
     words = "A model that was trained and tested asks to go into production. Compare it with what is there now, and decide."

@@ -38,17 +38,19 @@ def run_link(
 def models_html(settings: Settings, base: str = "") -> str:
     "A line a model."
     from mlworkbench.governance.approvals import champions, waiting
-    from mlworkbench.models.registry import model_names
+    from mlworkbench.models.registry import registered
     from mlworkbench.monitoring.alerts import alerts
 
-    at_work, asked = champions(settings), {w.challenger.name: w.challenger for w in waiting(settings)}
+    known = registered(settings)
+    at_work = champions(settings, known)
+    asked = {w.challenger.name: w.challenger for w in waiting(settings, known)}
     active, runs, rows = (
         alerts(settings, state="active"),
         list_runs(Store(settings.resolve(settings.store.url))),
         [],
     )
     to = lambda page, words: link(f"{base}dashboards/{page}", words) if base else words
-    for name in model_names(settings):
+    for name in known:
         of = [a for a in active if a.model == name]
         made = next(
             (r for r in runs if any(u.startswith(f"models:/{name}/") for u in r.get("models", {}))), None

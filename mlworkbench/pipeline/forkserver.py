@@ -166,7 +166,7 @@ class Server:
                     raise ImportError("it is a part of the project")
                 module = importlib.import_module(name)
                 if function:
-                    getattr(module, function)()
+                    getattr(module, function)(self.about["root"])
             except Exception as err:
                 self.failed[entry] = f"{type(err).__name__}: {err}"
         gc.collect()

@@ -23,6 +23,7 @@ from ..core.settings import Settings
 from ..core.store import Store, get, put, write_file, write_record
 from ..data.privacy import mask_displays
 from .kernels import Child, can_fork, ending, project_environment, start_child
+from .tracking import ask_once
 
 # %% ../../nbs/api/25b_pipeline.worker.ipynb #manifest
 def _store(settings: Settings) -> Store:
@@ -78,8 +79,8 @@ def process_id(tell: Callable[[dict], None]) -> int:
     return os.getpid()
 
 # %% ../../nbs/api/25b_pipeline.worker.ipynb #warm-up
-def warm_up() -> None:
-    "Import, and make once, what every step needs; the fork server calls this, and its children have it."
+def warm_up(root: str) -> None:
+    "Import, make and ask once what every step and page needs; the fork server of the project at `root` calls this, and its children have it."
     for name in (
         "mlflow.store.tracking.sqlalchemy_workspace_store",
         "mlflow.store.model_registry.sqlalchemy_workspace_store",
@@ -111,6 +112,7 @@ def warm_up() -> None:
             json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": meta, "cells": [cell, text]})
         )
         notebook_html(blank.read_bytes(), "blank")
+    ask_once(root)
 
 # %% ../../nbs/api/25b_pipeline.worker.ipynb #place
 class Place:
