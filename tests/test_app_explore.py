@@ -57,7 +57,7 @@ def test_the_page_tells_of_each_column_and_nothing_of_personal_ones(project):
 
 def test_a_profile_is_made_once_and_anew_when_fewer_columns_may_be_shown(project, monkeypatch):
     explore(project, "t")
-    monkeypatch.setattr("mlworkbench.app.explore.profile_stream", None)
+    monkeypatch.setattr("mlworkbench.app.explore.profile_columns", None)
     assert table_profile(project, "t")[1]["rows"] == 3000
     (project.contracts / "t.yaml").write_text(
         "columns: {email: {type: string, tags: [pii]}, k: {type: string, tags: [pii]}}\n"

@@ -12,6 +12,7 @@ from mlworkbench.data.profiles import (
     pa,
     profile,
     profile_bytes,
+    profile_columns,
     profile_parts,
     profile_stream,
     read_profile,
@@ -88,6 +89,51 @@ def test_a_stream_without_a_reference_finds_the_same_in_one_pass():
     )
     with pytest.raises(DataError, match="no rows"):
         profile_stream([])
+
+
+def test_column_by_column_it_is_the_same():
+    rng, n = np.random.default_rng(5), 150_000
+    about = {"x": rng.normal(size=n), "k": rng.choice(list("ab"), n), "none": [None] * n}
+    rows = pa.table(about | {"at": pd.date_range("2013-01-01", periods=n, freq="s")})
+    asked = []
+
+    def stream(columns):
+        asked.append(columns)
+        return rows.select(columns).to_batches(max_chunksize=40_000)
+
+    made, whole = profile_columns(stream, rows.schema), profile_stream(rows.to_batches(max_chunksize=40_000))
+    assert made["rows"] == n and made["columns"].keys() == whole["columns"].keys()
+    assert made["columns"]["k"] == whole["columns"]["k"] and made["columns"]["none"]["nulls"] == n
+    assert made["columns"]["x"]["m2"] == whole["columns"]["x"]["m2"]  # edges come from sketches, by chance
+    assert sorted(asked) == [["k"], ["none"], ["x"]]
+    known = {"columns": {"x": made["columns"]["x"]}}
+    now = profile_columns(stream, rows.schema, known)
+    assert now == profile_stream(rows.to_batches(max_chunksize=40_000), known) and list(now["columns"]) == [
+        "x"
+    ]
+    assert profile_columns(stream, pa.schema([rows.schema.field("at")])) == {"rows": n, "columns": {}}
+    with pytest.raises(DataError, match="no column 'y'"):
+        profile_columns(stream, rows.schema, {"columns": {"y": made["columns"]["x"]}})
+    with pytest.raises(DataError, match="no rows"):
+        profile_columns(lambda columns: [], rows.schema)
+
+
+@pytest.mark.parametrize("kept", ["a b a", "a b a - -", "- -", ""])
+def test_a_dictionary_of_texts_is_counted_as_its_texts(kept):
+    texts = pa.array([None if v == "-" else v for v in kept.split()], pa.string())
+    unused = pa.DictionaryArray.from_arrays(pa.array([1, None, 1], pa.int8()), pa.array(["never", "a"]))
+    hidden = pa.DictionaryArray.from_arrays(pa.array([0, 1, None], pa.int8()), pa.array(["a", None]))
+    for chunks in ([texts.dictionary_encode(), unused], [texts.dictionary_encode(), hidden]):
+        column = pa.chunked_array([c.cast(pa.dictionary(pa.int8(), pa.string())) for c in chunks])
+        plain = profile(pa.table({"k": column.cast(pa.string())}))
+        assert profile(pa.table({"k": column})) == plain, chunks
+    numbers = pa.table({"n": pa.array([3.0, 3.0, None]).dictionary_encode()})
+    assert profile(numbers)["columns"]["n"]["kind"] == "numeric"
+    known = {"columns": {"k": {"kind": "categorical"}}}
+    assert profile(pd.DataFrame({"k": pd.Categorical(["x", "y", "x"])}), known)["columns"]["k"]["counts"] == {
+        "x": 2,
+        "y": 1,
+    }
 
 
 def test_windows_and_slices_add_up_to_the_whole():

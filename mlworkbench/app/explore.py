@@ -9,6 +9,7 @@ __all__ = ['BARS', 'table_profile', 'bars_of', 'histogram_svg', 'means_svg', 'co
 # %% ../../nbs/api/75_app.explore.ipynb #imports
 import html
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..core.errors import DataError
 from ..core.settings import Settings
 from ..core.store import write_file
 from ..data.privacy import DOTS, personal_columns
-from ..data.profiles import profile_bytes, profile_stream, read_profile, std
+from ..data.profiles import profile_bytes, profile_columns, read_profile, std
 from ..data.relations import Group, Relations, relations
 from ..data.tables import TableVersion, open_table, scan_table, table_version, write_beside
 from ..pipeline.report import Markup, number, page, table_html
@@ -39,7 +40,8 @@ def table_profile(settings: Settings, reference: str) -> tuple[TableVersion, dic
         if made["of"] == shown:
             return version, made
         fs.rm(fs._parent(path), recursive=True)  # those of other versions may hold what is hidden now
-    made = profile_stream(scan_table(root, str(version), shown)) | {"of": shown}
+    stream = partial(scan_table, root, str(version))
+    made = profile_columns(stream, stream(shown).schema) | {"of": shown}
     write_beside(root, version.name, f"profiles/{version.version}.json.gz", profile_bytes(made))
     return version, made
 

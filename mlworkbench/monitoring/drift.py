@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import special
 
 from ..core.settings import MonitorSection
 
@@ -90,6 +89,8 @@ def kolmogorov(reference: np.ndarray, current: np.ndarray, level: float = 0.05) 
 
     The limit is taken at D (√n + 0.12 + 0.11 / √n) (Stephens, 1970), within 0.5 % of the exact p above 0.001; the exact one of a million rows takes more than a second.
     """
+    from scipy import special  # 14 MB, which profiles can do without
+
     n, m = int(reference.sum()), int(current.sum())
     if not (n and m):
         return Move(float("nan"), 1.0, float("nan"))
@@ -139,6 +140,8 @@ EXPECTED = 5  # times that a category must be expected in either window to be co
 
 def homogeneity(reference: Mapping[str, int], current: Mapping[str, int], level: float = 0.05) -> Mix:
     "The mix of categories now against then."
+    from scipy import special
+
     names = sorted({*reference, *current})
     a, b = (np.array([counts.get(k, 0) for k in names], float) for counts in (reference, current))
     n, m = a.sum(), b.sum()
@@ -177,6 +180,8 @@ def _unseen(
     n, m, count = sum(reference.values()), sum(current.values()), sum(current[k] for k in new)
     if not count:
         return None
+    from scipy import special
+
     once = (sum(v == 1 for v in reference.values()) + 1) / (n + 1)
     return max(0.0, count / m - once), float(special.bdtrc(count - 1, m, min(1.0, once)))
 
