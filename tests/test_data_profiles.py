@@ -129,6 +129,7 @@ def test_a_dictionary_of_texts_is_counted_as_its_texts(kept):
         assert profile(pa.table({"k": column})) == plain, chunks
     numbers = pa.table({"n": pa.array([3.0, 3.0, None]).dictionary_encode()})
     assert profile(numbers)["columns"]["n"]["kind"] == "numeric"
+    assert profile_stream(numbers.to_batches())["columns"]["n"]["mean"] == 3.0
     known = {"columns": {"k": {"kind": "categorical"}}}
     assert profile(pd.DataFrame({"k": pd.Categorical(["x", "y", "x"])}), known)["columns"]["k"]["counts"] == {
         "x": 2,

@@ -57,11 +57,10 @@ def _numeric(
     "Counts of the values; moments and range of the finite ones, which the sketch gets too."
     first, second = room(sum(map(len, parts)))
     present = np.concatenate(parts, out=first) if parts else first
-    missing = np.isnan(present)
-    if missing.any():
-        present = present[~missing]
-    nulls += len(missing) - len(present)
-    present.sort()
+    present.sort()  # NaN comes last
+    if len(present) and math.isnan(present[-1]):
+        some = int(np.searchsorted(present, np.nan))
+        present, nulls = present[:some], nulls + len(present) - some
     low, high = np.searchsorted(present, [-np.finfo(float).max, np.inf])
     finite = present[low:high]
     if sketch:
@@ -153,6 +152,8 @@ def _merge_categorical(a: dict, b: dict) -> dict:
 def _kind(type_: pa.DataType) -> str:
     "numeric, categorical, time, or nothing for a column without any value."
     t = pa.types
+    if t.is_dictionary(type_):
+        type_ = type_.value_type
     if t.is_null(type_):
         return "nothing"
     if t.is_temporal(type_):
@@ -171,7 +172,8 @@ def _one(
     if known and kind != "nothing" and (known["kind"], kind) == ("numeric", "categorical"):
         raise DataError(f"Column '{name}' was numeric in the reference and is categorical now.", column=name)
     if (known["kind"] if known else kind) == "numeric":
-        values = column.cast(pa.float64()).drop_null()
+        values = column if pa.types.is_float64(column.type) else column.cast(pa.float64())
+        values = values.drop_null() if column.null_count else values
         parts = [chunk.to_numpy() for chunk in values.chunks]
         return _numeric(parts, column.null_count, known["edges"] if known else None, room, sketch)
     if pa.types.is_nested(column.type):
@@ -303,10 +305,21 @@ def profile_columns(
         of = {"columns": {name: known[name]}} if name in known else None
         return _stream(stream([name]), of, map, room)
 
+    asked = list(known) or names or schema.names[:1]
+    rest, made = iter(asked), {}
+
+    def work() -> None:
+        for name in rest:  # whoever is free takes the next
+            made[name] = one(name)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        made = list(pool.map(one, list(known) or names or schema.names[:1]))
-    pa.default_memory_pool().release_unused()  # which pieces took
-    return {"rows": made[0]["rows"], "columns": {n: c for part in made for n, c in part["columns"].items()}}
+        others = [pool.submit(work) for _ in range(1, os.cpu_count() or 1)]
+        work()  # this thread too: each new one has memory of its own
+        for other in others:
+            other.result()
+    pa.default_memory_pool().release_unused()
+    columns = {n: c for name in asked for n, c in made[name]["columns"].items()}
+    return {"rows": made[asked[0]]["rows"], "columns": columns}
 
 
 def _stream(batches: Iterable[pa.RecordBatch], reference: dict | None, each: Callable, room: _Room) -> dict:
