@@ -437,7 +437,7 @@ SECRETS = (
     "JPY_API_TOKEN",
     "MLFLOW_BACKEND_STORE_URI",
 )  # stay with the server; no kernel gets them
-LAB_DEFAULTS = ".mlw/up/labconfig/default_setting_overrides.json"  # of JupyterLab's own settings
+LAB_DEFAULTS = ".mlw/up/jupyter/labconfig/default_setting_overrides.json"  # of JupyterLab's own settings
 FOR_LAB = (
     "mlworkbench",
     "@jupyterhub/jupyter-server-proxy",

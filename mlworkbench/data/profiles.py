@@ -311,13 +311,13 @@ def profile_columns(
     def work() -> None:
         for name in rest:  # whoever is free takes the next
             made[name] = one(name)
+            pa.default_memory_pool().release_unused()  # what this thread took
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         others = [pool.submit(work) for _ in range(1, os.cpu_count() or 1)]
         work()  # this thread too: each new one has memory of its own
         for other in others:
             other.result()
-    pa.default_memory_pool().release_unused()
     columns = {n: c for name in asked for n, c in made[name]["columns"].items()}
     return {"rows": made[asked[0]]["rows"], "columns": columns}
 
