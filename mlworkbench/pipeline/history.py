@@ -53,7 +53,7 @@ def list_runs(store: Store, pipeline: str | None = None) -> list[dict]:
     "Records of all runs, or of a pipeline's, newest first."
     names = [n for n in list_records(store, "runs") if pipeline is None or n.startswith(f"{pipeline}/")]
     records = map(_as_it_is, filter(None, (read_record(store, "runs", n) for n in names)))
-    return sorted(records, key=lambda r: r["run"], reverse=True)
+    return sorted(records, key=lambda r: (r.get("started", ""), r["run"]), reverse=True)
 
 
 def find_run(store: Store, run: str, pipeline: str | None = None) -> dict:

@@ -250,7 +250,7 @@ def write_index(
     }
     about = [
         record["state"],
-        record["started"],
+        f"{record['started'][:19].replace('T', ' ')} UTC",
         f"{record['seconds']:.1f} s",
         f"by {record['user']}",
         f"git {short_commit(record['git'])}",

@@ -127,7 +127,7 @@ def new_record(settings: Settings, pipeline: str, chosen: list[str], run: str | 
         "run": run,
         "pipeline": pipeline,
         "state": "running",
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "seconds": 0.0,
         "user": user_name(),
         "host": socket.gethostname(),
