@@ -97,11 +97,10 @@ def alike(broken: dict[str, int]) -> Counter:
 
 
 def interleaved(rounds: int, sides: dict[str, Callable[[], dict | float]]) -> dict[str, list]:
-    "Results of each side; who begins changes from round to round, and a pause comes before each, since who follows a large process pays for it."
+    "Results of each side; who begins changes from round to round, since who follows a large process pays for it."
     found, names = {name: [] for name in sides}, list(sides)
     for round_ in range(rounds):
         for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
-            time.sleep(2)
             found[name].append(sides[name]())
     return found
 

@@ -5,10 +5,12 @@
 # %% auto #0
 from mlworkbench.core.errors import (
     ModelNotFound,
+    SettingsError,
     StepFailed,
     StoreError,
     WorkbenchError,
     did_you_mean,
+    without_password,
 )
 
 # %% ../nbs/api/00_core.errors.ipynb #test-errors
@@ -30,6 +32,15 @@ def test_every_error_survives_pickling_with_its_fields():
     for cls in _all_errors():
         e = pickle.loads(pickle.dumps(cls("what happened", where="here", n=3)))
         assert type(e) is cls and str(e) == "what happened" and e.fields == {"where": "here", "n": 3}
+
+
+def test_no_error_holds_the_password_of_an_address():
+    address = "postgresql+psycopg://ada:s3cret@db:5432/audit"
+    e = pickle.loads(pickle.dumps(SettingsError(f"The log at {address} can't be used.", url=address, port=1)))
+    assert str(e) == "The log at postgresql+psycopg://ada:***@db:5432/audit can't be used."
+    assert e.fields == {"url": "postgresql+psycopg://ada:***@db:5432/audit", "port": 1}
+    for plain in ("http://mlflow:5000 and ada@example.com", "smtp://host:25", "s3://bucket/a:b@c"):
+        assert without_password(plain) == plain
 
 
 def test_errors_are_caught_by_the_builtin_that_fits():

@@ -35,11 +35,11 @@ def test_who_asks_once_holds_nothing_and_makes_nothing(tmp_path):
     project = read_settings(tmp_path)
     child = start_tracking(project, "p", "r1", {}).start_step("train", {})
     code = f"""
-import os
+import os, psutil
 from mlworkbench.core.settings import read_settings
 from mlworkbench.pipeline.tracking import ask_once, mlflow_client
 ask_once({str(tmp_path)!r})
-held = [os.readlink(f"/proc/self/fd/{{n}}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{{n}}")]
+held = [file.path for file in psutil.Process().open_files()]
 assert not any("mlflow.db" in name for name in held), held
 def ask():
     found = mlflow_client(read_settings({str(tmp_path)!r})).get_run({child!r})

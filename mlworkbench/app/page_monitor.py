@@ -346,24 +346,28 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
         if not held["quiet"]:
             show(lambda: (options(feature.value), _draw()))
 
+    def fit() -> None:
+        "Show a month to choose, or two days."
+        is_free = window.value < 0
+        month.layout.display = "none" if is_free else None
+        first.layout.display = last.layout.display = None if is_free else "none"
+
     def elsewhere(*_) -> None:
         "Another month or window: its slices are not known yet."
         if not held["quiet"]:
             held["quiet"] = True
             part_of.options, slices.value = [ALL], ""
-            is_free = window.value < 0
-            if is_free and first.layout.display == "none":
+            if window.value < 0 and first.layout.display == "none":
                 start, end = window_bounds(month.value, 0)
                 first.value, last.value = start.date(), end.date() - timedelta(days=1)
-            month.layout.display = "none" if is_free else None
-            first.layout.display = last.layout.display = None if is_free else "none"
+            fit()
             held["quiet"] = False
             choose()
 
     def pick(name: str, of: str) -> None:
         held["quiet"] = True
         month.value, window.value, part_of.options, slices.value = of, 0, [ALL], ""
-        month.layout.display, first.layout.display, last.layout.display = None, "none", "none"
+        fit()
         held["quiet"] = False
         show(lambda: (options(name), _draw()))
 

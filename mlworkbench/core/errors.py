@@ -6,21 +6,28 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 # %% auto #0
-__all__ = ['WorkbenchError', 'SettingsError', 'ProjectNotFound', 'StoreError', 'ArtifactMissing', 'ArtifactDamaged', 'DataError',
-           'TableNotFound', 'ContractBroken', 'PipelineError', 'NotebookError', 'ParameterError', 'InputError',
-           'CycleError', 'StepFailed', 'KernelDied', 'ModelNotFound', 'ModelError', 'SearchFailed', 'NotPortable',
-           'ApprovalRefused', 'RoleMissing', 'AccessRefused', 'did_you_mean']
+__all__ = ['without_password', 'WorkbenchError', 'SettingsError', 'ProjectNotFound', 'StoreError', 'ArtifactMissing',
+           'ArtifactDamaged', 'DataError', 'TableNotFound', 'ContractBroken', 'PipelineError', 'NotebookError',
+           'ParameterError', 'InputError', 'CycleError', 'StepFailed', 'KernelDied', 'ModelNotFound', 'ModelError',
+           'SearchFailed', 'NotPortable', 'ApprovalRefused', 'RoleMissing', 'AccessRefused', 'did_you_mean']
 
 # %% ../../nbs/api/00_core.errors.ipynb #root
+def without_password(text: str) -> str:
+    "The text, with a password in an address as `***`."
+    return re.sub(r"(://[^\s:/@]*:)[^\s@/\"']+@", r"\1***@", text)
+
+
 class WorkbenchError(Exception):
-    "Root of all errors of the workbench: a `message` for people, `fields` for programs."
+    "Root of all errors of the workbench: a `message` for people, `fields` for programs; neither holds a password of an address."
 
     def __init__(self, message: str, **fields):
-        super().__init__(message)
-        self.message, self.fields = message, fields
+        self.message = without_password(message)
+        self.fields = {k: without_password(v) if isinstance(v, str) else v for k, v in fields.items()}
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message

@@ -6,20 +6,18 @@
 __all__ = ['NAMED', 'SECTIONS', 'ProjectSection', 'StoreSection', 'TablesSection', 'TrackingSection', 'AuditSection',
            'FeaturesSection', 'RolesSection', 'ApprovalsSection', 'ModelsSection', 'NotifySection', 'GatesSection',
            'KernelsSection', 'EngineSection', 'ServingSection', 'GatewaySection', 'CanarySection', 'MonitorSection',
-           'AlertSection', 'RetrainSection', 'without_password', 'Settings', 'find_project', 'read_settings',
-           'with_passwords', 'user_name']
+           'AlertSection', 'RetrainSection', 'Settings', 'find_project', 'read_settings', 'with_passwords', 'user_name']
 
 # %% ../../nbs/api/01_core.settings.ipynb #imports
 import configparser
 import getpass
 import os
-import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import ProjectNotFound, SettingsError, did_you_mean
+from .errors import ProjectNotFound, SettingsError, did_you_mean, without_password
 
 # %% ../../nbs/api/01_core.settings.ipynb #sections
 class _Section(BaseModel):
@@ -367,11 +365,6 @@ class RetrainSection(_Section):
     budget: int = Field(0, ge=0, description="retrainings in 365 days, at most; 0: as many as need be")
     refusals: int = Field(3, ge=0, description="refusals in a row after which a person must look; 0: never")
 
-# %% ../../nbs/api/01_core.settings.ipynb #passwords
-def without_password(text: str) -> str:
-    "The text, with a password in an address as `***`."
-    return re.sub(r"(://[^\s:/@]*:)[^\s@/\"']+@", r"\1***@", text)
-
 # %% ../../nbs/api/01_core.settings.ipynb #settings
 class Settings(_Section):
     "All settings of the project at `root`; `sources` says where each value came from."
@@ -523,7 +516,7 @@ def _from_file(path: Path) -> list[tuple[str, dict[str, str]]]:
 def with_passwords(told: dict) -> dict:
     "Dumped settings, with addresses of this process's environment in place of those that lost their password."
     for section, key, value in _from_environment():
-        if "***@" in str(told[section].get(key)):
+        if "***@" in str(told.get(section, {}).get(key)):
             told = told | {section: told[section] | {key: value}}
     return told
 

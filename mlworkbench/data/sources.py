@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import fsspec
 import pyarrow as pa
 
-from ..core.errors import DataError, SettingsError, did_you_mean
+from ..core.errors import DataError, SettingsError, did_you_mean, without_password
 
 if TYPE_CHECKING:
     import duckdb
@@ -470,7 +470,7 @@ def resolve_address(place: str) -> str:
         if (found := keyring.get_password(service, user)) is None:
             raise SettingsError(f"The keyring has nothing for '{service}' and user '{user}'.", name=name)
         return found
-    if re.match(r"[\w+]+://[^/@]*:[^/@]+@", place):
+    if without_password(place) != place:
         raise SettingsError(
             "This address has a password in it, which would be kept in the history of your shell and of the table. Put it into an "
             "environment variable, and say env:NAME."

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..core.clock import now
 from ..core.errors import SettingsError
-from ..core.settings import Settings, without_password
+from ..core.settings import Settings
 from ..core.store import Store, canonical_json, digest_of, read_record, write_record
 from ..pipeline.tracking import mlflow_client
 
@@ -97,9 +97,8 @@ def _locked(url: str) -> Iterator:
                 for statement in _TRIGGERS.get(engine.dialect.name, []):
                     connection.exec_driver_sql(statement)
         except SQLAlchemyError as err:
-            told = without_password(url)
             raise SettingsError(
-                f"The audit log at {told} can't be used: {err}. See settings.ini, section [audit].", url=told
+                f"The audit log at {url} can't be used: {err}. See settings.ini, section [audit].", url=url
             ) from err
         with engine.begin() as connection:
             if engine.dialect.name == "postgresql":

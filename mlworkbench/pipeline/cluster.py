@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import PipelineError, SettingsError, StepFailed, did_you_mean
-from ..core.settings import Settings, with_passwords, without_password
+from ..core.errors import PipelineError, SettingsError, StepFailed, did_you_mean, without_password
+from ..core.settings import Settings, with_passwords
 from mlworkbench.core.store import (
     Store,
     canonical_json,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import SettingsError, WorkbenchError
-from ..core.settings import Settings, read_settings, without_password
+from ..core.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,10 +53,8 @@ def mlflow_client(settings: Settings) -> "MlflowClient":
         client.search_experiments(max_results=1)
         return client
     except Exception as err:  # MLflow and SQLAlchemy raise many types
-        told = without_password(uri)
         raise SettingsError(
-            f"MLflow at {told} can't be used: {err}. See settings.ini, section [tracking], key 'uri'.",
-            uri=told,
+            f"MLflow at {uri} can't be used: {err}. See settings.ini, section [tracking], key 'uri'.", uri=uri
         ) from err
 
 
