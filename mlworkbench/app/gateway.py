@@ -385,11 +385,10 @@ def _for_lab(settings: Settings, base: str) -> list[tuple]:
 
             def begin() -> dict:
                 pipeline, step = step_of(settings, path)
-                runs[key := uuid.uuid4().hex] = (
-                    Started(settings, pipeline.name, [], False, only=step, person=person),
-                    pipeline,
-                    person,
-                )
+                for key in [k for k, (run, _, of) in runs.items() if of == person and run.outcome()]:
+                    del runs[key]
+                run = Started(settings, pipeline.name, [], False, only=step, person=person)
+                runs[key := uuid.uuid4().hex] = (run, pipeline, person)
                 return {"id": key}
 
             await self.answer(begin)
@@ -404,8 +403,6 @@ def _for_lab(settings: Settings, base: str) -> list[tuple]:
             def look() -> dict:
                 outcome = started.outcome()
                 newest = next((r for r in list_runs(store, pipeline.name) if r["user"] == person), None)
-                if outcome:
-                    del runs[key]
                 return {"running": not outcome, "html": outcome or run_html(settings, pipeline, newest)}
 
             await self.answer(look)

@@ -94,7 +94,8 @@ class Started:
         only: str = "",  # this step and what it needs
         person: str = "",  # for whom, if not for the user of this process
     ):
-        self.said = Path(tempfile.mkdtemp(prefix="mlw-run-")) / "said"
+        self.folder = tempfile.TemporaryDirectory(prefix="mlw-run-")
+        self.said = Path(self.folder.name) / "said"
         command = [sys.executable, "-c", "from mlworkbench.app.cli import main; main()", "run", pipeline]
         command += (
             [p for told in parameters for p in ("-p", told)]

@@ -255,8 +255,23 @@ def test_a_decision_is_made_and_a_distribution_chosen_by_keyboard_alone(team, fl
     page.context.close()
 
 
+LATE = """const plain = window.fetch;
+window.lateAnswers = 0;
+window.fetch = async (...asked) => {
+  const isLate = window.lateAnswers > 0 && new URL(asked[0].url ?? asked[0], location).pathname.endsWith("/mlw/step");
+  if (isLate) window.lateAnswers -= 1;
+  const answer = await plain(...asked);
+  if (isLate) {
+    await new Promise((done) => setTimeout(done, 8000));
+    window.hasAnsweredLate = true;
+  }
+  return answer;
+};"""
+
+
 def test_in_jupyterlab_a_step_is_made_looked_at_and_run(team, flights, enter):
     sam = enter(team()["sam"], "sam", 1500)
+    sam.add_init_script(LATE)
     lab = sam.url.removesuffix("/home") + "/lab"
     sam.goto(f"{lab}?reset")
     tile = sam.locator(".jp-LauncherCard", has_text="New step")
@@ -268,8 +283,12 @@ def test_in_jupyterlab_a_step_is_made_looked_at_and_run(team, flights, enter):
     sam.get_by_role("button", name="Make it").click()
     sam.locator(".jp-NotebookPanel").wait_for(timeout=60_000)
     assert (flights / "nbs/pipelines/small/01_first.ipynb").exists()
+    sam.locator(".mlw-side").get_by_text("it has not been run yet").wait_for(state="attached", timeout=60_000)
+    sam.evaluate("window.lateAnswers = 1")  # what is asked when the notebook is saved for the run
     sam.get_by_role("button", name="Run step").click()
+    sam.wait_for_function("window.hasAnsweredLate", timeout=60_000)
     sam.get_by_text("nothing has changed since its last run").wait_for(timeout=120_000)
+    assert sam.locator(".mlw-side").get_by_text("The run is done").is_visible()
     assert sam.locator(".mlw-side").get_by_text("small/first").is_visible()
     sam.get_by_role("button", name="Run step").click()
     sam.locator(".mlw-side tr", has_text="cached").wait_for(timeout=120_000)

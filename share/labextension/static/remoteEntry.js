@@ -51,7 +51,9 @@
         this.node.setAttribute("aria-label", "Step");
         this.addClass("mlw-side");
         this.path = null;
-        this.running = null;
+        this.turn = 0;
+        this.running = false;
+        this.outcome = { path: null, html: "" };
       }
 
       put(html) {
@@ -66,36 +68,41 @@
         this.node.append(note);
       }
 
+      // Answers may come in another order than they were asked for: only what was asked last is shown.
       async look(path) {
         this.path = path;
         if (this.running) return;
+        const turn = ++this.turn;
         if (!path) return this.say("Open the notebook of a step to see what it reads, what it leaves, and whether its result is still good.");
         try {
           const { html } = await ask(`mlw/step?path=${encodeURIComponent(path)}`);
-          if (this.path === path && !this.running) this.put(html);
+          if (turn === this.turn) this.put((this.outcome.path === path ? this.outcome.html : "") + html);
         } catch (error) {
-          this.say(error.message);
+          if (turn === this.turn) this.say(error.message);
         }
       }
 
       async run(path) {
+        if (this.running) return;
+        this.running = true;
+        this.path = path;
+        this.turn += 1;
         this.say("Running it, with the steps that it needs …");
         try {
-          this.running = (await ask("mlw/runs", { path })).id;
-          for (;;) {
+          const { id } = await ask("mlw/runs", { path });
+          let answer;
+          do {
             await new Promise((done) => setTimeout(done, 1000));
-            const answer = await ask(`mlw/runs/${this.running}`);
+            answer = await ask(`mlw/runs/${id}`);
             this.put(answer.html);
-            if (!answer.running) break;
-          }
-          const outcome = this.node.innerHTML;
-          this.running = null;
-          await this.look(path);
-          this.node.insertAdjacentHTML("afterbegin", outcome);
+          } while (answer.running);
+          this.outcome = { path, html: answer.html };
         } catch (error) {
-          this.running = null;
-          this.say(error.message);
+          this.running = false;
+          return this.say(error.message);
         }
+        this.running = false;
+        await this.look(this.path);
       }
     }
 
