@@ -48,8 +48,7 @@ class _Room(threading.local):
 
 
 def _numeric(
-    parts: list[np.ndarray],  # the values, of which NaN are missing ones
-    nulls: int,  # further missing ones
+    parts: list[np.ndarray],  # the values; NaN are missing ones
     edges: list[float] | None,
     room: _Room,
     sketch: "_Sketch | None" = None,
@@ -58,9 +57,9 @@ def _numeric(
     first, second = room(sum(map(len, parts)))
     present = np.concatenate(parts, out=first) if parts else first
     present.sort()  # NaN comes last
-    if len(present) and math.isnan(present[-1]):
-        some = int(np.searchsorted(present, np.nan))
-        present, nulls = present[:some], nulls + len(present) - some
+    rows = len(present)
+    if rows and math.isnan(present[-1]):
+        present = present[: int(np.searchsorted(present, np.nan))]
     low, high = np.searchsorted(present, [-np.finfo(float).max, np.inf])
     finite = present[low:high]
     if sketch:
@@ -75,7 +74,7 @@ def _numeric(
     return {
         "kind": "numeric",
         "n": len(present),
-        "nulls": nulls,
+        "nulls": rows - len(present),
         "infinite": len(present) - len(finite),
         "min": float(finite[0]) if len(finite) else None,
         "max": float(finite[-1]) if len(finite) else None,
@@ -173,9 +172,9 @@ def _one(
         raise DataError(f"Column '{name}' was numeric in the reference and is categorical now.", column=name)
     if (known["kind"] if known else kind) == "numeric":
         values = column if pa.types.is_float64(column.type) else column.cast(pa.float64())
-        values = values.drop_null() if column.null_count else values
+        values = values.fill_null(math.nan) if column.null_count else values
         parts = [chunk.to_numpy() for chunk in values.chunks]
-        return _numeric(parts, column.null_count, known["edges"] if known else None, room, sketch)
+        return _numeric(parts, known["edges"] if known else None, room, sketch)
     if pa.types.is_nested(column.type):
         column = pa.chunked_array(
             [pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.string())]
@@ -309,9 +308,10 @@ def profile_columns(
     rest, made = iter(asked), {}
 
     def work() -> None:
-        for name in rest:  # whoever is free takes the next
+        for done, name in enumerate(rest, start=1):  # whoever is free takes the next
             made[name] = one(name)
-            pa.default_memory_pool().release_unused()  # what this thread took
+            if done % 4 == 0:  # to take memory anew costs time, too
+                pa.default_memory_pool().release_unused()  # of this thread
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         others = [pool.submit(work) for _ in range(1, os.cpu_count() or 1)]
@@ -342,7 +342,7 @@ def _begun(batch: pa.Table) -> tuple[dict, "dict[str, _Sketch]"]:
         n: "categorical" if _kind(t) == "nothing" else _kind(t)
         for n, t in zip(batch.schema.names, batch.schema.types, strict=True)
     }
-    every = 16 if len(batch) >= PIECE else 1
+    every = 32 if len(batch) >= PIECE else 1
     known = {"columns": {n: {"kind": k, "edges": []} for n, k in bare.items() if k != "time"}}
     return known, {n: _Sketch(every) for n, k in bare.items() if k == "numeric"}
 
