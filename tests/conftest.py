@@ -75,6 +75,17 @@ def _mlflow_points_nowhere() -> Iterator[None]:
 
 
 @pytest.fixture
+def signing(monkeypatch) -> str:
+    "A public key, whose signing key this process holds."
+    from mlworkbench.core import signing
+
+    key, public = signing.new_pair()
+    monkeypatch.setattr(signing, "_held", {signing.SIGNING_KEY: key})
+    monkeypatch.setattr(signing, "_close_memory", lambda: None)  # pytest's own stays open
+    return public
+
+
+@pytest.fixture
 def home() -> Iterator[Path]:
     "An empty folder, the same one for all tests that take it, so that they find its fork server warm."
     yield HOME

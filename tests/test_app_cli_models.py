@@ -70,6 +70,25 @@ def test_a_scientist_may_ask_and_a_viewer_may_not(project, monkeypatch):
     assert "sam is scientist" in mlw("approve", "m", "--reason", "mine").output
 
 
+def test_decisions_are_signed_from_the_day_that_there_is_a_key(project, monkeypatch):
+    register()
+    assert mlw("approve", "m", "--reason", "good").exit_code == 0
+    told = mlw("audit", "key").output
+    public, key = (told.split(start)[1].split()[0] for start in ("public_key = ", "MLW_SIGNING_KEY="))
+    with (project / "settings.ini").open("a") as settings:
+        settings.write(f"[audit]\npublic_key = {public}\n")
+    unsigned = mlw("audit", "verify")
+    assert unsigned.exit_code == 2 and "no decision is signed" in unsigned.output
+    refused = mlw("audit", "sign", "m", "--reason", "from now on")
+    assert refused.exit_code == 2 and "this process has no key to sign with" in refused.output
+    monkeypatch.setattr("mlworkbench.core.signing._held", {})
+    monkeypatch.setattr("mlworkbench.core.signing._close_memory", lambda: None)
+    monkeypatch.setenv("MLW_SIGNING_KEY", key)
+    signed = mlw("audit", "sign", "m", "--reason", "from now on")
+    assert signed.exit_code == 0 and "m version 1 is signed as champion" in signed.output, signed.output
+    assert "2 rows, the chain is whole" in mlw("audit", "verify").output
+
+
 def test_whoever_may_not_approve_is_told_why(project, monkeypatch):
     "A viewer, a scientist and their own model, a request that expired, a version that a gate refuses."
     told = "[project]\nname = x\n[roles]\nviewer = vic\nscientist = sam\napprover = ada, grace\n"
@@ -89,7 +108,7 @@ def test_whoever_may_not_approve_is_told_why(project, monkeypatch):
     refused("sam", "sam is scientist; to decide about models, one must be approver")
     settings.write_text(told + "[approvals]\nrequired = 2\n")
     refused("ada", "ada registered 'm' version 1", "nobody approves their own model")
-    settings.write_text(told + "[approvals]\ndays = 0.000001\n")
+    settings.write_text(told + "[approvals]\ndays = 0.00000001\n")
     refused("grace", "has expired", "mlw request m")
     settings.write_text(told + "[gates]\nbaseline = 0.9\n")
     refused("grace", "fails what settings.ini, section [gates], demands", "baseline")

@@ -15,6 +15,7 @@ import pytest
 from pages import challenge, texts
 
 from mlworkbench.core.settings import read_settings
+from mlworkbench.pipeline.tracking import mlflow_client
 
 
 @pytest.fixture
@@ -33,6 +34,12 @@ def test_what_waits_leads_to_where_one_decides(project):
         project
     )
     assert "none yet" in models_html(project) and "not monitored" in models_html(project)
+
+
+def test_a_champion_that_nobody_decided_on_is_named(project):
+    challenge(project)
+    mlflow_client(project).set_registered_model_alias("m", "champion", "1")
+    assert "the alias was moved without a decision" in models_html(project)
 
 
 def test_what_can_not_be_read_is_said_and_the_rest_is_shown(project, monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 from sklearn.dummy import DummyClassifier
 
 from mlworkbench.core.settings import read_settings
-from mlworkbench.governance.approvals import approve
+from mlworkbench.governance.approvals import approve, countersign
 from mlworkbench.models.registry import ModelSpec, register_model
 
 
@@ -25,6 +25,19 @@ def settings(own_project):
 
 def test_without_a_model_it_says_what_to_do(settings):
     assert "mlw approve" in serving_html(settings) and api_document(settings)["paths"] == {}
+
+
+def test_a_champion_that_can_not_be_served_is_shown_with_why(settings, signing):
+    rows, spec = pd.DataFrame({"wind": [0.5, 1.0]}), ModelSpec(["wind"], "f", "l", "id", "t", "y", "d")
+    model = DummyClassifier().fit(rows, [0, 1])
+    for name in ("m", "n"):
+        register_model(model, name, spec, rows, {}, {}, holdout=rows)
+        approve(settings, name, "good")
+    keyed = settings.model_copy(update={"audit": type(settings.audit)(public_key=signing)})
+    countersign(keyed, "m", "signed from now on")
+    told = serving_html(keyed)
+    assert "/models/m/predict" in told and "/models/n/predict" not in told
+    assert "The champion of &#x27;n&#x27; is version 1 in MLflow, and no signed decision says so" in told
 
 
 def test_each_champion_is_shown_with_a_row_that_can_be_sent(settings):

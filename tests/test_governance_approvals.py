@@ -9,6 +9,7 @@ from mlworkbench.governance.approvals import (
     approve,
     behind_its_back,
     champions,
+    countersign,
     mlflow_client,
     now,
     outcome,
@@ -28,8 +29,9 @@ from datetime import timedelta
 import pytest
 
 from mlworkbench.core.clock import at
-from mlworkbench.core.errors import ModelNotFound, RoleMissing
-from mlworkbench.governance.audit import read_audit, recover, verify
+from mlworkbench.core.errors import ModelError, ModelNotFound, RoleMissing
+from mlworkbench.governance.audit import read_audit, recover, verify, verify_audit
+from mlworkbench.models.registry import find_version, version_folder
 
 
 @pytest.fixture
@@ -248,6 +250,81 @@ def test_an_alias_moved_in_mlflow_itself_is_noticed(project):
     mlflow_client(project).set_registered_model_alias("m", "champion", "1")
     (told,) = behind_its_back(project)
     assert "champion of 'm' is version 1, and by the audit log it is version 2" in told
+
+
+def test_where_decisions_are_signed_only_a_signed_champion_with_its_own_files_is_used(project, signing):
+    weights = project.root / "model" / "weights"
+    weights.parent.mkdir()
+    weights.write_text("1")
+    keyed = Settings(root=project.root, audit={"public_key": signing})
+    challenge(project)
+    row = approve(keyed, "m", "good", actor="ada")
+    champion = find_version(keyed, "m")
+    assert champion.files == row.details["files"] and version_folder(keyed, champion) == weights.parent
+    challenge(project)
+    approve(project, "m", "as the workbench would, without the key", actor="ada")
+    with pytest.raises(ModelError, match="version 2 in MLflow, and no signed decision says so"):
+        find_version(keyed, "m")
+    client = mlflow_client(project)
+    decree = client.get_model_version("m", "1").tags["mlw.decree"]
+    for forged in (decree, decree.replace('"version": 1', '"version": 2'), "{}", "[]", "7", "rubbish"):
+        client.set_model_version_tag("m", "2", "mlw.decree", forged)
+        with pytest.raises(ModelError, match="no signed decision says so"):
+            find_version(keyed, "m")
+    assert find_version(keyed, "m", "2").files == "", "to look at it is free"
+    assert any("row 2 is a decision that was not signed" in p for p in verify_audit(keyed))
+    assert behind_its_back(project) == [] and "by the audit log it is version 1" in behind_its_back(keyed)[0]
+    assert rollback(keyed, "m", "forged").version == 1 and find_version(keyed, "m").version == 1
+    assert behind_its_back(keyed) == []
+    weights.write_text("2")
+    with pytest.raises(ModelError, match="are not those that were approved"):
+        version_folder(keyed, find_version(keyed, "m"))
+
+
+def test_an_approval_that_nobody_signed_does_not_count_towards_two(project, signing):
+    (project.root / "model").mkdir()
+    plain = team(project, approvals={"required": 2})
+    keyed = team(project, approvals={"required": 2}, audit={"public_key": signing})
+    challenge(project)
+    approve(keyed, "m", "good", actor="ada"), approve(keyed, "m", "good", actor="grace")
+    challenge(project)
+    approve(plain, "m", "past the workbench, as grace", actor="grace")
+    assert "1 of 2" in outcome(approve(keyed, "m", "better", actor="emmy"))
+    assert find_version(keyed, "m").version == 1
+    assert "is champion now" in outcome(approve(keyed, "m", "yes", actor="ada"))
+    assert find_version(keyed, "m").version == 2
+
+
+def test_going_back_is_to_the_files_that_were_approved(project, signing):
+    weights = project.root / "model" / "weights"
+    weights.parent.mkdir()
+    weights.write_text("1")
+    keyed = Settings(root=project.root, audit={"public_key": signing})
+    for _ in range(2):
+        challenge(project)
+        approve(keyed, "m", "good")
+    weights.write_text("2")
+    rollback(keyed, "m", "alarms")
+    with pytest.raises(ModelError, match="are not those that were approved"):
+        version_folder(keyed, find_version(keyed, "m"))
+
+
+def test_a_champion_from_before_there_was_a_key_is_signed_once(project, signing):
+    (project.root / "model").mkdir()
+    keyed = Settings(root=project.root, audit={"public_key": signing})
+    for version in (1, 2):
+        assert challenge(project) == version
+        approve(project, "m", "good")
+    with pytest.raises(ApprovalRefused, match="mlw audit key begins it"):
+        countersign(project, "m", "why")
+    assert "is signed as champion" in outcome(countersign(keyed, "m", "from now on", actor="ada"))
+    assert (
+        find_version(keyed, "m").version == 2 and verify_audit(keyed) == [] and behind_its_back(keyed) == []
+    )
+    mlflow_client(project).set_registered_model_alias("m", "champion", "1")
+    with pytest.raises(ApprovalRefused, match="is version 1, and by the audit log it is version 2"):
+        countersign(keyed, "m", "this too")
+    assert [rollback(keyed, "m", reason).version for reason in ("as decided", "before it")] == [2, 1]
 
 
 def test_a_registry_that_fails_leaves_no_row_and_no_champion(project, monkeypatch):

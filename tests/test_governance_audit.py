@@ -18,6 +18,7 @@ from mlworkbench.governance.audit import (
     row_digest,
     verify,
     verify_audit,
+    write_record,
 )
 
 # %% ../nbs/api/43_governance.audit.ipynb #test-audit
@@ -30,6 +31,9 @@ import threading
 from dataclasses import replace
 
 import pytest
+
+from mlworkbench.core.errors import ApprovalRefused
+from mlworkbench.governance.audit import _head
 
 
 @pytest.fixture
@@ -152,6 +156,51 @@ def test_what_was_cut_off_or_written_anew_is_named(project):
     add(project, 2)
     (problem,) = verify_audit(project)
     assert "row 4 is not the one that was recorded" in problem
+
+
+def test_decisions_are_signed_and_those_that_are_not_are_named(project, signing):
+    keyed = Settings(root=project.root, audit={"public_key": signing})
+    add(project, 2)
+    (problem,) = verify_audit(keyed)
+    assert "no decision is signed by the project's key" in problem
+    add(keyed, 2)
+    record(
+        project, "sam", "silence", "m", lambda rows: (0, "noise", {})
+    )  # no decision about what is in production
+    assert verify_audit(keyed) == []
+    add(project, actor="mallory")
+    assert verify_audit(keyed) == [
+        "row 6 is a decision that was not signed by the project's key: mallory, approve m 0"
+    ]
+    assert verify_audit(project) == [], "digests alone don't tell"
+
+
+def test_a_log_written_anew_with_all_its_digests_is_found_by_its_signatures(project, signing):
+    keyed = Settings(root=project.root, audit={"public_key": signing})
+    add(keyed, 4)
+    rows, previous = [], GENESIS
+    for row in read_audit(keyed):
+        row = replace(row, reason="forged" if row.id == 2 else row.reason, previous=previous)
+        rows.append(replace(row, digest=row_digest(row)))
+        previous = rows[-1].digest
+    with contextlib.closing(raw(project)) as db:
+        for row in rows:
+            db.execute(
+                "UPDATE audit_log SET reason = ?, previous = ?, digest = ? WHERE id = ?",
+                (row.reason, row.previous, row.digest, row.id),
+            )
+    store, name = _head(keyed, "head")
+    write_record(store, "audit", name, {"id": 4, "row": previous})
+    assert verify_audit(project) == []
+    assert [p.split(" is ")[0] for p in verify_audit(keyed)] == ["row 2", "row 3", "row 4"]
+
+
+def test_without_the_key_no_decision_is_recorded(project, signing, monkeypatch):
+    monkeypatch.setattr("mlworkbench.core.signing._held", {})
+    keyed = Settings(root=project.root, audit={"public_key": signing})
+    with pytest.raises(ApprovalRefused, match="no key to sign with: decide on the Approvals page"):
+        add(keyed)
+    assert read_audit(keyed) == []
 
 
 def test_a_log_at_another_address_begins_anew(project):

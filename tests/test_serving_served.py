@@ -6,6 +6,7 @@
 from mlworkbench.serving.served import (
     Batch,
     Batcher,
+    ModelError,
     Served,
     approve,
     find_version,
@@ -23,9 +24,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mlworkbench.core.settings import read_settings
-from mlworkbench.governance.approvals import reject, rollback
+from mlworkbench.governance.approvals import countersign, reject, rollback
 from mlworkbench.governance.audit import read_audit
 from mlworkbench.models.registry import ModelSpec, register_model
+from mlworkbench.pipeline.tracking import mlflow_client
 from mlworkbench.serving.traffic import parse_plan, traffic_of
 
 ROWS = pd.DataFrame({"a": [0.0, 1.0, 0.1, 0.8]})
@@ -101,6 +103,30 @@ def test_those_who_are_there_in_one_turn_of_the_loop_are_asked_together():
     told = asyncio.run(all_of_them())
     assert [list(t) for t in told[:-1]] == [[2 * i] for i in range(11)]
     assert isinstance(told[-1], ValueError) and asked == [8, 2, 2, 1, 1]
+
+
+def test_a_champion_that_nobody_signed_is_not_followed(settings, pool, signing, monkeypatch):
+    register(settings)
+    keyed = settings.model_copy(update={"audit": type(settings.audit)(public_key=signing)})
+    with pytest.raises(ModelError, match="no signed decision says so"):
+        Served(keyed, "m", pool)
+    countersign(keyed, "m", "signed from now on")
+    served = Served(keyed, "m", pool)
+    try:
+        mlflow_client(settings).set_registered_model_alias("m", "champion", "2")
+        assert not served.follow() and served.state.champion.version == 1
+        assert "The champion of 'm' is version 2 in MLflow, and no signed decision says so" in served.problem
+        mlflow_client(settings).set_registered_model_alias("m", "champion", "1")
+        set_traffic(keyed, "m", parse_plan("canary 10"), "to see")
+        assert served.follow() and served.state.other.version == 2
+        approve(keyed, "m", "better")
+        assert served.follow() and served.state.champion.version == 2
+        register(settings)
+        set_traffic(keyed, "m", parse_plan("canary 10"), "to see")
+        monkeypatch.setattr("mlworkbench.core.signing._held", {})
+        assert not served.follow() and "this service can't sign one" in served.problem
+    finally:
+        served.log.close()
 
 
 def test_the_champion_is_followed_and_a_plan_is(settings, served):

@@ -5,9 +5,14 @@
 # %% auto #0
 from mlworkbench.serving.traffic import (
     ApprovalRefused,
+    ModelError,
     SettingsError,
+    TAG,
     Traffic,
     adopt_settings,
+    asdict,
+    json,
+    mlflow_client,
     parse_plan,
     set_traffic,
     traffic_of,
@@ -19,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 
 from mlworkbench.core.errors import ModelNotFound, RoleMissing
 from mlworkbench.core.settings import read_settings
-from mlworkbench.governance.approvals import approve, reject
+from mlworkbench.governance.approvals import approve, countersign, reject
 from mlworkbench.governance.audit import read_audit, verify_audit
 from mlworkbench.models.registry import ModelSpec, register_model
 
@@ -74,6 +79,22 @@ def test_a_plan_is_recorded_and_stands_beside_the_aliases(settings):
     set_traffic(settings, "m", parse_plan("champion"), "seen enough")
     assert traffic_of(settings, "m").mode == "champion" and verify_audit(settings) == []
     assert [r.action for r in read_audit(settings, "m")] == ["approve", "traffic", "traffic"]
+
+
+def test_where_decisions_are_signed_a_plan_must_be(settings, signing):
+    keyed = with_section(settings, "audit", public_key=signing)
+    countersign(keyed, "m", "signed from now on")
+    set_traffic(keyed, "m", parse_plan("split 20"), "to see")
+    plan = traffic_of(keyed, "m")
+    assert (plan.mode, plan.version, plan.share) == ("split", 2, 0.2)
+    client = mlflow_client(settings)
+    signed = json.loads(client.get_registered_model("m").tags[TAG])
+    for forged in (signed | {"share": 1.0}, asdict(plan)):
+        client.set_registered_model_tag("m", TAG, json.dumps(forged))
+        with pytest.raises(ModelError, match="and nobody signed that"):
+            traffic_of(keyed, "m")
+    set_traffic(keyed, "m", parse_plan("champion"), "enough")
+    assert traffic_of(keyed, "m").mode == "champion"
 
 
 def test_who_may_and_which_version(settings):

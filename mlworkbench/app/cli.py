@@ -52,6 +52,10 @@ class _Group(click.Group):
 @click.version_option(package_name="mlworkbench", prog_name="mlw")
 def main() -> None:
     "A notebook-first MLOps workbench: notebooks become a cached, tracked pipeline, a governed registry, scoring and monitoring."
+    if "MLW_SIGNING_KEY" in os.environ:
+        from mlworkbench.core.signing import hold_key
+
+        hold_key()
 
 
 def _store(settings):
@@ -338,6 +342,7 @@ _no_browser = click.option("--no-browser", is_flag=True, help="Don't open a brow
 def up(port, no_browser) -> None:
     "One address for everything: home page, JupyterLab, dashboards, MLflow and reports."
     from mlworkbench.app.gateway import gateway_address, gateway_config, gateway_environment
+    from mlworkbench.core.signing import held_key
     from mlworkbench.pipeline.kernels import can_fork, start_server
 
     settings = _settings()
@@ -345,7 +350,7 @@ def up(port, no_browser) -> None:
     if can_fork(settings):
         start_server(settings)  # so that the first page finds it warm
     click.echo(f"{settings.project.name}: {gateway_address(settings, port)}  (Ctrl-C ends)")
-    _serve(["jupyter_server", *options], _environment(settings) | gateway_environment(settings))
+    _serve(["jupyter_server", *options], _environment(settings) | gateway_environment(settings) | held_key())
 
 
 @main.command(epilog=_example("mlw lab", "mlw lab --port 9000 --no-browser"))

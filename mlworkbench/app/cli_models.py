@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODEL_COMMANDS', 'models', 'request', 'approve', 'reject', 'gates', 'card', 'lineage', 'rollback', 'retire', 'audit',
-           'list_', 'verify_', 'export', 'learn', 'reproduce', 'export_model']
+           'list_', 'verify_', 'key_', 'sign_', 'export', 'learn', 'reproduce', 'export_model']
 
 # %% ../../nbs/api/70d_app.cli_models.ipynb #imports
 import sys
@@ -222,7 +222,7 @@ def retire(model, version, reason) -> None:
 # %% ../../nbs/api/70d_app.cli_models.ipynb #audit
 @click.group(epilog=_example("mlw audit verify", "mlw audit list flights"))
 def audit() -> None:
-    "The audit log: list, verify, export."
+    "The audit log: list, verify, export; signatures."
 
 
 @audit.command("list", epilog=_example("mlw audit list", "mlw audit list flights"))
@@ -255,6 +255,28 @@ def verify_() -> None:
     if problems:
         sys.exit(2)
     click.echo(f"{len(read_audit(settings))} rows, the chain is whole; every champion is as decided.")
+
+
+@audit.command("key", epilog=_example("mlw audit key"))
+def key_() -> None:
+    "Make a pair of keys: from then on, only who has the signing key can decide."
+    from mlworkbench.core.signing import SIGNING_KEY, new_pair
+
+    signing, public = new_pair()
+    click.echo(
+        f"Into settings.ini:\n\n[audit]\npublic_key = {public}\n\nInto the environment of mlw up, mlw watch, and mlw serve where it judges canaries; keep it nowhere else:\n\n"
+        f"{SIGNING_KEY}={signing}\n\nThen, for each model with a champion: mlw audit sign MODEL --reason 'signed from now on'."
+    )
+
+
+@audit.command("sign", epilog=_example("mlw audit sign flights --reason 'signed from now on'"))
+@click.argument("model")
+@_reason
+def sign_(model, reason) -> None:
+    "Sign the champion of MODEL that was decided on before there was a key."
+    from mlworkbench.governance import approvals
+
+    click.echo(approvals.outcome(approvals.countersign(_settings(), model, reason)))
 
 
 @audit.command(

@@ -40,6 +40,7 @@ from mlworkbench.core.errors import (
     WorkbenchError,
 )
 from ..core.settings import Settings, read_settings, user_name
+from ..core.signing import hold_key
 from ..core.store import Store, write_file
 from ..governance.roles import has_role, role_of
 from ..pipeline.history import write_reports_page
@@ -179,6 +180,7 @@ def _load_jupyter_server_extension(server) -> None:
 
     from mlworkbench.app.isolation import Gateway
 
+    hold_key()  # before anything is started that could inherit it
     settings = read_settings(server.root_dir)
     base = server.web_app.settings["base_url"]
     dashboards = _dashboards_in(Path(server.root_dir), dashboards_folder(settings))

@@ -37,7 +37,7 @@ def run_link(
 # %% ../../nbs/api/72g_app.page_home.ipynb #models
 def models_html(settings: Settings, base: str = "") -> str:
     "A line a model."
-    from mlworkbench.governance.approvals import champions, waiting
+    from mlworkbench.governance.approvals import behind_its_back, champions, waiting
     from mlworkbench.models.registry import registered
     from mlworkbench.monitoring.alerts import alerts
 
@@ -67,7 +67,9 @@ def models_html(settings: Settings, base: str = "") -> str:
         return (
             "<p>No model has been registered yet. A pipeline does it, as in <code>mlw run flights</code>.</p>"
         )
-    return table_html(["model", "in production", "waits for approval", "health", "alerts", "last run"], rows)
+    wrong = "".join(note(words, "bad") for words in behind_its_back(settings, known))
+    titles = ["model", "in production", "waits for approval", "health", "alerts", "last run"]
+    return wrong + table_html(titles, rows)
 
 
 def _health(settings: Settings, model: str) -> str | Markup:

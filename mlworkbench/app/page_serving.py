@@ -9,26 +9,42 @@ __all__ = ['api_document', 'serving_html']
 import html
 import json
 
+from .widgets import note
+from ..core.errors import WorkbenchError
 from ..core.settings import Settings
 from ..pipeline.report import Markup, link, table_html
 
 # %% ../../nbs/api/72h_app.page_serving.ipynb #document
 def api_document(settings: Settings) -> dict:
-    "The OpenAPI document (3.1) about the champions."
+    "The OpenAPI document (3.1) about the champions that can be served."
+    return _document(settings)[0]
+
+
+def _document(settings: Settings) -> tuple[dict, dict[str, str]]:
+    "The document, and of champions that can't be served why not."
     from mlworkbench.governance.approvals import champions
     from mlworkbench.serving.openapi import openapi
     from mlworkbench.serving.served import describe
 
-    told = {name: describe(settings, name) for name in sorted(champions(settings))}
-    return openapi(settings, told, settings.serving)
+    told, problems = {}, {}
+    for name in sorted(champions(settings)):
+        try:
+            told[name] = describe(settings, name)
+        except WorkbenchError as err:
+            problems[name] = err.message
+    return openapi(settings, told, settings.serving), problems
 
 # %% ../../nbs/api/72h_app.page_serving.ipynb #page
 def serving_html(settings: Settings, base: str = "/") -> str:
     "The addresses, model by model."
-    told, proof = api_document(settings), ""
+    (told, problems), proof = _document(settings), ""
+    wrong = "".join(note(words, "bad") for words in problems.values())
     names = [path.split("/")[2] for path in told["paths"] if path.endswith("/predict")]
     if not names:
-        return "<p>No model is in production yet. Somebody approves one, as in <code>mlw approve flights</code>; then <code>mlw serve flights</code> answers with it.</p>"
+        return (
+            wrong
+            or "<p>No model is in production yet. Somebody approves one, as in <code>mlw approve flights</code>; then <code>mlw serve flights</code> answers with it.</p>"
+        )
     if "security" in told:
         proof = " -H 'X-API-Key: …'"
     begin = f"<p>Start the service with <code>mlw serve {html.escape(' '.join(names))}</code>. It listens at 127.0.0.1:8000 unless told otherwise, and goes on to a newer champion by itself. "
@@ -36,7 +52,7 @@ def serving_html(settings: Settings, base: str = "/") -> str:
     refusals = next(iter(told["paths"].values()))["post"]["responses"]
     told_of = [[status, r["description"]] for status, r in refusals.items() if status != "200"]
     end = f"<h2>What is refused</h2><p>With a message that names row and column.</p>{table_html(['status', 'why'], told_of)}"
-    return begin + "".join(_model_html(told, name, proof) for name in names) + end
+    return wrong + begin + "".join(_model_html(told, name, proof) for name in names) + end
 
 
 def _model_html(told: dict, name: str, proof: str) -> str:

@@ -61,6 +61,9 @@ class AuditSection(_Section):
     "The audit log."
 
     url: str = Field("sqlite:///.mlw/audit.db", min_length=1, description="SQLAlchemy URL of the audit log")
+    public_key: str = Field(
+        "", description="whose signature decisions must bear (Ed25519, base64); mlw audit key makes one"
+    )
 
 
 class FeaturesSection(_Section):

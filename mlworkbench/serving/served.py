@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..core.clock import now
-from ..core.errors import ApprovalRefused, WorkbenchError
+from ..core.errors import ApprovalRefused, ModelError, WorkbenchError
 from ..core.settings import Settings
+from ..core.signing import SIGNING_KEY, held_key
 from ..governance.approvals import approve
 from ..governance.requests import state_of
 from ..models.registry import CHAMPION, find_version, load_views
@@ -194,6 +195,10 @@ class Served:
         present, (version, plan) = self.state, champion_and_traffic(self.settings, self.name)
         if version == present.champion.version and plan.mode == "champion" and present.other is None:
             return present  # nearly always: asked often, so by one question
+        if plan.mode == "canary" and self.settings.audit.public_key and not held_key():
+            raise ModelError(
+                f"A canary ends with a decision, and this service can't sign one: start it with {SIGNING_KEY}."
+            )
         champion = find_version(self.settings, self.name)
         other = None
         if plan.mode != "champion" and plan.version != champion.version:

@@ -15,12 +15,14 @@ from urllib.parse import urlsplit
 import nbformat
 import psutil
 from people import PEOPLE, Person, password
-from projects import free_port, mlw
+from projects import MLW, free_port, mlw
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 from mlworkbench.core.settings import read_settings
-from mlworkbench.governance.audit import read_audit, verify
+from mlworkbench.core.signing import new_pair
+from mlworkbench.governance.audit import read_audit, verify, verify_audit
+from mlworkbench.models.registry import find_version
 from mlworkbench.pipeline.tracking import mlflow_client
 
 
@@ -320,6 +322,72 @@ def test_a_kernel_is_its_owners_and_takes_no_code_from_a_viewer(team, flights):
     mark.unlink()
     assert not run_code(vera, hers, f"open({str(mark)!r}, 'w').write('vera')", 3) and not mark.exists()
     assert "refused: their role may not run code" in (flights / "up.log").read_text()
+
+
+FORGERY = """
+import json, os, subprocess
+from mlworkbench.core.settings import AuditSection, read_settings
+from mlworkbench.governance.approvals import approve
+from mlworkbench.pipeline.tracking import mlflow_client
+
+project, mlw, told = {project!r}, {mlw!r}, {{}}
+settings = read_settings(project)
+client = mlflow_client(settings)
+first = client.get_model_version("flights", "1")
+client.create_model_version("flights", first.source, run_id=first.run_id, tags=first.tags)
+client.set_registered_model_alias("flights", "challenger", "2")
+done = subprocess.run([mlw, "approve", "flights", "--reason", "mine"], cwd=project, env=os.environ | {{"MLW_USER": "ada"}}, capture_output=True, text=True)
+told["asked"] = [done.returncode, done.stderr]
+told["keys"] = [name for name in os.environ if "SIGNING" in name]
+past = settings.model_copy(update={{"audit": AuditSection(url=settings.audit.url)}})  # as if there were no key
+told["forged"] = approve(past, "flights", "written past the workbench", actor="ada").id
+open({mark!r}, "w").write(json.dumps(told))
+"""
+
+
+def test_where_decisions_are_signed_a_scientists_code_takes_none(team, flights):
+    key, public = new_pair()
+    people = team("[audit]", f"public_key = {public}", MLW_SIGNING_KEY=key)
+    sam, ada = people["sam"], people["ada"]
+    told = {"action": "approve", "model": "flights", "version": 1, "reason": "good"}
+    status, text = ada.ask("POST", "/mlw/decisions", told)
+    assert status == 200 and "version 1 is champion now" in text, text
+    settings = read_settings(flights)
+    assert find_version(settings, "flights").version == 1 and verify_audit(settings) == []
+
+    mark = flights / "mark.json"
+    kernel = json.loads(sam.ask("POST", "/api/kernels", {"name": "python3"})[1])["id"]
+    assert sam.ask("GET", "/mlflow/")[0] == 200  # which starts MLflow
+    assert run_code(sam, kernel, FORGERY.format(project=str(flights), mlw=str(MLW), mark=str(mark)), 90)
+    found = json.loads(mark.read_text())
+    assert found["asked"][0] == 2 and "this process has no key to sign with" in found["asked"][1], found
+    assert found["keys"] == [] and found["forged"] == 2
+    holders = [
+        p.info["cmdline"]
+        for p in psutil.process_iter(["cmdline", "environ"])
+        if key in (p.info["environ"] or {}).values()
+    ]
+    assert len(holders) == 1 and "jupyter_server" in holders[0], "the server alone was given the key"
+
+    score = lambda: mlw(flights, "score", "flights", "--month", "2013-04", MLW_USER="sam")
+    scored = score()
+    assert scored.returncode == 2 and "no signed decision says so" in scored.stderr
+    for page in ("/serving", "/home", "/voila/render/nbs/dashboards/approvals.ipynb"):
+        status, text = ada.ask("GET", page)
+        assert status == 200 and "Traceback" not in text, page
+        assert "no signed decision says so" in text or "moved without a decision" in text, page
+    checked = mlw(flights, "audit", "verify")
+    assert checked.returncode == 2
+    assert (
+        "row 2 is a decision that was not signed by the project's key: ada, approve flights 2"
+        in checked.stdout
+    )
+    status, text = ada.ask("POST", "/mlw/decisions", told | {"action": "rollback", "version": None})
+    assert status == 200 and "version 1 is champion again" in text, text
+    assert find_version(settings, "flights").version == 1
+    assert score().returncode == 0
+    for file in (p for p in flights.rglob("*") if p.is_file()):
+        assert key.encode() not in file.read_bytes(), file
 
 
 def test_the_kernel_of_a_closed_page_is_gone_within_a_minute(team, flights):
