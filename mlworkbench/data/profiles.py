@@ -38,13 +38,13 @@ def _rounded(edges: np.ndarray) -> list[float]:
 class _Room(threading.local):
     "Memory of a thread for the numbers of a piece, kept for the next one: to get it anew costs as much as to sort in it."
 
-    rows = np.empty((2, 0))
+    numbers = np.empty(0)
 
     def __call__(self, n: int) -> np.ndarray:
-        "Two rows of `n` numbers, whatever is in them."
-        if self.rows.shape[1] < n:
-            self.rows = np.empty((2, n))
-        return self.rows[:, :n]
+        "Room for `n` numbers, whatever is in it."
+        if len(self.numbers) < n:
+            self.numbers = np.empty(n)
+        return self.numbers[:n]
 
 
 def _numeric(
@@ -54,10 +54,10 @@ def _numeric(
     sketch: "_Sketch | None" = None,
 ) -> dict:
     "Counts of the values; moments and range of the finite ones, which the sketch gets too."
-    first, second = room(sum(map(len, parts)))
-    present = np.concatenate(parts, out=first) if parts else first
+    present = room(rows := sum(map(len, parts)))
+    if parts:
+        np.concatenate(parts, out=present)
     present.sort()  # NaN comes last
-    rows = len(present)
     if rows and math.isnan(present[-1]):
         present = present[: int(np.searchsorted(present, np.nan))]
     low, high = np.searchsorted(present, [-np.finfo(float).max, np.inf])
@@ -69,9 +69,8 @@ def _numeric(
             finite[(QUANTILES * (len(finite) - 1)).round().astype(int)] if len(finite) else finite
         )
     mean = float(finite.mean()) if len(finite) else 0.0
-    off = np.subtract(finite, mean, out=second[: len(finite)])
     below = np.searchsorted(present, edges, side="right")
-    return {
+    made = {
         "kind": "numeric",
         "n": len(present),
         "nulls": rows - len(present),
@@ -79,10 +78,11 @@ def _numeric(
         "min": float(finite[0]) if len(finite) else None,
         "max": float(finite[-1]) if len(finite) else None,
         "mean": mean,
-        "m2": float(np.multiply(off, off, out=off).sum()),
         "edges": list(edges),
         "counts": np.diff(below, prepend=0, append=len(present)).tolist(),
     }
+    off = np.subtract(finite, mean, out=finite)  # last: the numbers are not needed any more
+    return made | {"m2": float(np.multiply(off, off, out=off).sum())}
 
 # %% ../../nbs/api/12_data.profiles.ipynb #categories
 MOST_VALUES = 10_000
