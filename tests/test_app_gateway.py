@@ -8,6 +8,7 @@ from mlworkbench.app.gateway import (
     Turns,
     _dashboards_in,
     _mlflow_address,
+    about_decisions,
     asyncio,
     dashboards_folder,
     gateway_config,
@@ -45,6 +46,22 @@ def test_the_bar_leads_where_the_role_opens(project, monkeypatch):
         and 'href="/a/dashboards/monitor"' in text
     )
     assert "No model has been registered yet" in text
+
+
+def test_who_starts_it_is_told_who_can_decide(project, signing, monkeypatch):
+    with_ = lambda **more: project.model_copy(
+        update={k: getattr(project, k).model_copy(update=v) for k, v in more.items()}
+    )
+    assert about_decisions(project) == about_decisions(with_(roles={"viewer": "vera", "admin": "boss"})) == ""
+    team = {"scientist": "sam, ada", "approver": "ada"}
+    assert about_decisions(with_(roles=team)).startswith("sam may run code here")
+    keyed = with_(roles=team, audit={"public_key": signing})
+    assert about_decisions(keyed) == ""
+    monkeypatch.setattr("mlworkbench.core.signing._held", {})
+    assert "MLW_SIGNING_KEY is not set: nothing can be decided here" in about_decisions(keyed)
+    with pytest.raises(SettingsError, match="holds no key"):
+        monkeypatch.setattr("mlworkbench.core.signing._held", {"MLW_SIGNING_KEY": "x"})
+        about_decisions(with_(audit={"public_key": "x"}))
 
 
 def test_stock_dashboards_are_shown_from_within_the_project_and_own_ones_where_they_are(project, tmp_path):

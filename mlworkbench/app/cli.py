@@ -341,7 +341,7 @@ _no_browser = click.option("--no-browser", is_flag=True, help="Don't open a brow
 @_no_browser
 def up(port, no_browser) -> None:
     "One address for everything: home page, JupyterLab, dashboards, MLflow and reports."
-    from mlworkbench.app.gateway import gateway_address, gateway_config, gateway_environment
+    from mlworkbench.app.gateway import about_decisions, gateway_address, gateway_config, gateway_environment
     from mlworkbench.core.signing import held_key
     from mlworkbench.pipeline.kernels import can_fork, start_server
 
@@ -349,6 +349,8 @@ def up(port, no_browser) -> None:
     options = [f"--config={gateway_config(settings, port)}", *["--no-browser"] * no_browser]
     if can_fork(settings):
         start_server(settings)  # so that the first page finds it warm
+    if words := about_decisions(settings):
+        click.secho(words, fg="yellow", err=True)
     click.echo(f"{settings.project.name}: {gateway_address(settings, port)}  (Ctrl-C ends)")
     _serve(["jupyter_server", *options], _environment(settings) | gateway_environment(settings) | held_key())
 

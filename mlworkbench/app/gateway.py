@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAV_STYLE', 'NO_MATHJAX', 'SECRETS', 'LAB_DEFAULTS', 'FOR_LAB', 'EXTENSIONS', 'home_html', 'settings_html',
            'serving_page', 'places', 'nav_html', 'Turns', 'compile_templates_once', 'pages_in_turn', 'gateway_address',
-           'gateway_environment', 'gateway_config']
+           'about_decisions', 'gateway_environment', 'gateway_config']
 
 # %% ../../nbs/api/76_app.gateway.ipynb #imports
 import asyncio
@@ -40,9 +40,9 @@ from mlworkbench.core.errors import (
     WorkbenchError,
 )
 from ..core.settings import Settings, read_settings, user_name
-from ..core.signing import hold_key
+from ..core.signing import SIGNING_KEY, hold_key, sign
 from ..core.store import Store, write_file
-from ..governance.roles import has_role, role_of
+from ..governance.roles import has_role, names_in, role_of
 from ..pipeline.history import write_reports_page
 from ..pipeline.report import page, table_html
 from ..pipeline.tracking import tracking_uri
@@ -451,6 +451,18 @@ def gateway_address(settings: Settings, port: int) -> str:
         return f"http://{place[0]}:{place[1]}{place[2]}, through JupyterHub"
     host = next(iter(of.hosts.split(",")), "").strip() or "127.0.0.1"
     return f"{'https' if of.certificate else 'http'}://{host}:{port}"
+
+
+def about_decisions(settings: Settings) -> str:
+    "What whoever starts the server should know of who can decide; empty where all is well. Raises `SettingsError` for keys that are none."
+    if settings.audit.public_key:
+        try:
+            sign(settings, {})
+        except ApprovalRefused:
+            return f"Decisions are signed in this project, and {SIGNING_KEY} is not set: nothing can be decided here."
+    elif may_run := [n for n in names_in(settings.roles.scientist) if not has_role(settings, n, "approver")]:
+        return f"{', '.join(sorted(may_run))} may run code here, which can write what it likes, decisions too. To have it held to the roles: mlw audit key."
+    return ""
 
 
 def gateway_environment(settings: Settings) -> dict[str, str]:
