@@ -86,6 +86,7 @@ _HUB = '''"""JupyterHub with this project's workbench as its service, at /servic
 The hub knows people; settings.ini, section [roles], says what they may do here. People need no servers of their own: JupyterLab is in the workbench.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -101,6 +102,7 @@ c.JupyterHub.services = [
         "command": [str(Path(sys.executable).with_name("mlw")), "up", "--no-browser"],
         "cwd": str(PROJECT),
         "oauth_no_confirm": True,
+        "environment": {k: v for k, v in os.environ.items() if k.startswith("MLW_")},  # keys and passwords stand in no file
     }
 ]
 c.JupyterHub.load_roles = [{"name": "user", "scopes": ["self", "access:services!service=workbench"]}]

@@ -14,7 +14,8 @@ from oidc_provider_mock import User, run_server_in_thread
 from projects import MLW, free_port, mlw
 
 from mlworkbench.core.settings import read_settings
-from mlworkbench.governance.audit import read_audit
+from mlworkbench.core.signing import new_pair
+from mlworkbench.governance.audit import is_row_signed, read_audit, verify_audit
 
 SECRET = "client-secret-4711"
 CLAIMS = {
@@ -146,8 +147,9 @@ def hub(flights, start):
     if not shutil.which("configurable-http-proxy", path=str(Path(MLW).parent)):
         pytest.skip("configurable-http-proxy is not installed")
     assert mlw(flights, "new", "hub").returncode == 0
+    signing_key, public_key = new_pair()
     with (flights / "settings.ini").open("a") as told:
-        told.write("\n[roles]\nadmin = boss\napprover = ada\n")
+        told.write(f"\n[roles]\nadmin = boss\napprover = ada\n[audit]\npublic_key = {public_key}\n")
     config, ports = flights / "jupyterhub_config.py", [free_port() for _ in range(4)]
     text = re.sub(r"^PORT = \d+", f"PORT = {ports[0]}", config.read_text(), flags=re.MULTILINE)
     public, proxy, own = (f"http://127.0.0.1:{p}" for p in ports[1:])
@@ -157,10 +159,11 @@ c.JupyterHub.authenticator_class, c.DummyAuthenticator.password = "dummy", "a-pa
 c.JupyterHub.db_url = "sqlite:///:memory:"
 """
     config.write_text(text)
-    show_environment(flights, "JUPYTERHUB_API_TOKEN", "JUPYTERHUB_CLIENT_ID")
+    show_environment(flights, "JUPYTERHUB_API_TOKEN", "JUPYTERHUB_CLIENT_ID", "MLW_SIGNING_KEY")
     log, path = flights / "hub.log", str(Path(sys.executable).parent)
     command = (str(Path(MLW).with_name("jupyterhub")), "-f", str(config))
-    process = start(*command, cwd=flights, log=log, PATH=f"{path}:/usr/bin:/bin")
+    env = {"PATH": f"{path}:/usr/bin:/bin", "MLW_SIGNING_KEY": signing_key}
+    process = start(*command, cwd=flights, log=log, **env)
     until_it_answers(f"{public}/services/workbench/login", process, log)
     return public
 
@@ -188,11 +191,16 @@ def test_a_jupyterhub_has_the_workbench_as_its_service(hub, flights):
         told = {"action": "approve", "model": "flights", "reason": "by the hub"}
         done = client.post(f"{public}/services/workbench/mlw/decisions", json=told, headers=xsrf)
         assert done.status_code == 200, done.text
-    assert read_audit(read_settings(flights), "flights")[-1].actor == "ada"
+    settings = read_settings(flights)
+    row = read_audit(settings, "flights")[-1]
+    assert row.actor == "ada" and is_row_signed(settings, row) and verify_audit(settings) == []
     with httpx.Client(timeout=120, follow_redirects=True) as client:
         assert "vera, viewer" in log_in(client, public, "vera").text
         assert client.get(f"{public}/services/workbench/lab").status_code == 403
         client.cookies.clear()
         log_in(client, public, "ada")
         page = client.get(f"{public}/services/workbench/voila/render/{SHOWN}")
-        assert "KNOWN ada JUPYTERHUB_API_TOKEN=False JUPYTERHUB_CLIENT_ID=True" in page.text
+        assert (
+            "KNOWN ada JUPYTERHUB_API_TOKEN=False JUPYTERHUB_CLIENT_ID=True MLW_SIGNING_KEY=False"
+            in page.text
+        )
