@@ -11,12 +11,14 @@ from mlworkbench.app.identity import (
     read_users,
     remove_user,
     set_password,
+    sign_users,
     write_file,
 )
 
 # %% ../nbs/api/76d_app.identity.ipynb #test-identity
 import pytest
 
+from mlworkbench.core.errors import ApprovalRefused
 from mlworkbench.core.settings import read_settings
 
 HERE = "nbs/dashboards"
@@ -58,10 +60,28 @@ def test_what_is_no_name_or_password_is_refused(project, name, password, words):
         set_password(project, name, password)
 
 
-def test_a_damaged_file_of_users_lets_nobody_in_and_says_so(project):
-    write_file(project.root / project.gateway.users, b"{")
+@pytest.mark.parametrize("text", [b"{", b"[7]", b"7"])
+def test_a_damaged_file_of_users_lets_nobody_in_and_says_so(project, text):
+    write_file(project.root / project.gateway.users, text)
     with pytest.raises(SettingsError, match="can't be read"):
         read_users(project)
+
+
+def test_a_list_of_users_that_nobody_signed_lets_nobody_in(project, signing, monkeypatch):
+    keyed = project.model_copy(update={"audit": type(project.audit)(public_key=signing)})
+    assert read_users(keyed) == {}
+    set_password(project, "ada", "a long password")
+    with pytest.raises(SettingsError, match="is not signed by the project's key"):
+        read_users(keyed)
+    assert sign_users(keyed) == ["ada"] == list(read_users(keyed))
+    set_password(keyed, "bob", "a long password")
+    assert list(read_users(keyed)) == ["ada", "bob"]
+    set_password(project, "ada", "known to mallory")  # as code with the rights of the workbench can
+    with pytest.raises(SettingsError, match="mlw users sign"):
+        read_users(keyed)
+    monkeypatch.setattr("mlworkbench.core.signing._held", {})
+    with pytest.raises(ApprovalRefused, match="no key to sign with"):
+        sign_users(keyed)
 
 
 @pytest.mark.parametrize(("method", "path", "role"), [

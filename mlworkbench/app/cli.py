@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['main', 'run', 'step', 'status', 'graph', 'runs', 'show', 'diff', 'report', 'monitor', 'up', 'lab', 'debug',
-           'dashboards', 'users', 'users_add', 'users_list', 'users_remove', 'doctor', 'kernels', 'kernels_status',
-           'kernels_start', 'kernels_stop', 'gc', 'init', 'new', 'new_step_', 'new_dashboard_', 'new_hub_']
+           'dashboards', 'users', 'users_add', 'users_list', 'users_sign', 'users_remove', 'doctor', 'kernels',
+           'kernels_status', 'kernels_start', 'kernels_stop', 'gc', 'init', 'new', 'new_step_', 'new_dashboard_',
+           'new_hub_']
 
 # %% ../../nbs/api/70_app.cli.ipynb #imports
 import contextlib
@@ -341,18 +342,29 @@ _no_browser = click.option("--no-browser", is_flag=True, help="Don't open a brow
 @_no_browser
 def up(port, no_browser) -> None:
     "One address for everything: home page, JupyterLab, dashboards, MLflow and reports."
-    from mlworkbench.app.gateway import about_decisions, gateway_address, gateway_config, gateway_environment
+    from mlworkbench.app.gateway import (
+        SECRETS,
+        about_decisions,
+        gateway_address,
+        gateway_config,
+        gateway_environment,
+    )
     from mlworkbench.core.signing import held_key
     from mlworkbench.pipeline.kernels import can_fork, start_server
 
     settings = _settings()
     options = [f"--config={gateway_config(settings, port)}", *["--no-browser"] * no_browser]
+    own = (*SECRETS, settings.gateway.oidc_secret.removeprefix("env:"))
+    secrets = {
+        name: os.environ.pop(name) for name in own if name in os.environ
+    }  # no fork server inherits them
     if can_fork(settings):
         start_server(settings)  # so that the first page finds it warm
     if words := about_decisions(settings):
         click.secho(words, fg="yellow", err=True)
     click.echo(f"{settings.project.name}: {gateway_address(settings, port)}  (Ctrl-C ends)")
-    _serve(["jupyter_server", *options], _environment(settings) | gateway_environment(settings) | held_key())
+    environment = _environment(settings) | secrets | gateway_environment(settings) | held_key()
+    _serve(["jupyter_server", *options], environment)
 
 
 @main.command(epilog=_example("mlw lab", "mlw lab --port 9000 --no-browser"))
@@ -453,6 +465,16 @@ def users_list() -> None:
         click.echo(
             "Nobody; whoever has the token that mlw up prints may log in. Add people with mlw users add NAME."
         )
+
+
+@users.command("sign", epilog=_example("mlw users sign"))
+def users_sign() -> None:
+    "Sign the list of users as it is, where decisions are signed and the list is from before, or was changed."
+    from mlworkbench.app.identity import sign_users
+
+    settings = _settings()
+    _require("admin", "change who may log in")
+    click.echo(f"Signed: {', '.join(sign_users(settings)) or 'nobody'}.")
 
 
 @users.command("remove", epilog=_example("mlw users remove ada"))

@@ -11,6 +11,7 @@ __all__ = ['NAV_STYLE', 'NO_MATHJAX', 'SECRETS', 'LAB_DEFAULTS', 'FOR_LAB', 'EXT
 import asyncio
 import contextlib
 import functools
+import hashlib
 import html
 import json
 import os
@@ -40,7 +41,7 @@ from mlworkbench.core.errors import (
     WorkbenchError,
 )
 from ..core.settings import Settings, read_settings, user_name
-from ..core.signing import SIGNING_KEY, hold_key, sign
+from ..core.signing import SIGNING_KEY, held_key, sign
 from ..core.store import Store, write_file
 from ..governance.roles import has_role, names_in, role_of
 from ..pipeline.history import write_reports_page
@@ -180,7 +181,10 @@ def _load_jupyter_server_extension(server) -> None:
 
     from mlworkbench.app.isolation import Gateway
 
-    hold_key()  # before anything is started that could inherit it
+    # The key leaves the environment before anything is started that could inherit it.
+    if key := held_key().get(SIGNING_KEY):
+        secret = hashlib.sha256(f"cookies {key}".encode()).digest()
+        server.web_app.settings["cookie_secret"] = secret  # Jupyter keeps its own in a file
     settings = read_settings(server.root_dir)
     base = server.web_app.settings["base_url"]
     dashboards = _dashboards_in(Path(server.root_dir), dashboards_folder(settings))

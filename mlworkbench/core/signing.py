@@ -66,8 +66,8 @@ def sign(settings: Settings, content: Mapping) -> str:
 
     if not (text := held_key().get(SIGNING_KEY)):
         raise ApprovalRefused(
-            "Decisions are signed here, and this process has no key to sign with: decide on the Approvals page of mlw up. "
-            f"(settings.ini, section [audit], has a public_key; what signs is started with {SIGNING_KEY}.)"
+            "Decisions, and the list of who may log in, are signed in this project, and this process has no key to sign with: "
+            f"decide on the Approvals page of mlw up, or where {SIGNING_KEY} is set."
         )
     key = Ed25519PrivateKey.from_private_bytes(_raw(text, SIGNING_KEY))
     if key.public_key().public_bytes_raw() != _public(settings):

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import hmac
 import json
 import re
 import ssl
@@ -17,10 +18,11 @@ import psutil
 from people import PEOPLE, Person, password
 from projects import MLW, free_port, mlw
 from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado.web import create_signed_value
 from tornado.websocket import websocket_connect
 
 from mlworkbench.core.settings import read_settings
-from mlworkbench.core.signing import new_pair
+from mlworkbench.core.signing import held_key
 from mlworkbench.governance.audit import read_audit, verify, verify_audit
 from mlworkbench.models.registry import find_version
 from mlworkbench.pipeline.tracking import mlflow_client
@@ -338,6 +340,8 @@ client.create_model_version("flights", first.source, run_id=first.run_id, tags=f
 client.set_registered_model_alias("flights", "challenger", "2")
 done = subprocess.run([mlw, "approve", "flights", "--reason", "mine"], cwd=project, env=os.environ | {{"MLW_USER": "ada"}}, capture_output=True, text=True)
 told["asked"] = [done.returncode, done.stderr]
+done = subprocess.run([mlw, "users", "add", "ada", "--stdin"], input="known to sam 123\\n", cwd=project, env=os.environ | {{"MLW_USER": "boss"}}, capture_output=True, text=True)
+told["users"] = [done.returncode, done.stderr]
 told["keys"] = [name for name in os.environ if "SIGNING" in name]
 past = settings.model_copy(update={{"audit": AuditSection(url=settings.audit.url)}})  # as if there were no key
 told["forged"] = approve(past, "flights", "written past the workbench", actor="ada").id
@@ -345,9 +349,19 @@ open({mark!r}, "w").write(json.dumps(told))
 """
 
 
-def test_where_decisions_are_signed_a_scientists_code_takes_none(team, flights):
-    key, public = new_pair()
-    people = team("[audit]", f"public_key = {public}", MLW_SIGNING_KEY=key)
+def forged_cookie(flights: Path, port: int) -> str:
+    "A cookie of Ada's for a server whose cookies are signed with what stands in the project."
+    users = json.loads((flights / read_settings(flights).gateway.users).read_text())
+    value = json.dumps({"username": "ada", "of": users["ada"][-16:]})
+    secret = hmac.new(
+        (flights / ".mlw/up/cookie_secret").read_bytes(), b"", "sha256"
+    ).digest()  # as Jupyter makes it
+    return create_signed_value(secret, f"username-127-0-0-1-{port}", value).decode()
+
+
+def test_where_decisions_are_signed_a_scientists_code_takes_none(team, flights, signing):
+    (key,) = held_key().values()
+    people = team("[audit]", f"public_key = {signing}", MLW_SIGNING_KEY=key)
     sam, ada = people["sam"], people["ada"]
     told = {"action": "approve", "model": "flights", "version": 1, "reason": "good"}
     status, text = ada.ask("POST", "/mlw/decisions", told)
@@ -362,6 +376,10 @@ def test_where_decisions_are_signed_a_scientists_code_takes_none(team, flights):
     found = json.loads(mark.read_text())
     assert found["asked"][0] == 2 and "this process has no key to sign with" in found["asked"][1], found
     assert found["keys"] == [] and found["forged"] == 2
+    assert found["users"][0] == 2 and "who may log in" in found["users"][1], found
+    nobody = people["nobody"]
+    nobody.cookies[f"username-127-0-0-1-{sam.port}"] = forged_cookie(flights, sam.port)
+    assert nobody.ask("GET", "/home")[0] == 302 and ada.ask("GET", "/home")[0] == 200
     holders = [
         p.info["cmdline"]
         for p in psutil.process_iter(["cmdline", "environ"])

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import nbformat
+import psutil
 import pytest
 from oidc_provider_mock import User, run_server_in_thread
 from projects import MLW, free_port, mlw
@@ -191,6 +192,13 @@ def test_a_jupyterhub_has_the_workbench_as_its_service(hub, flights):
         told = {"action": "approve", "model": "flights", "reason": "by the hub"}
         done = client.post(f"{public}/services/workbench/mlw/decisions", json=told, headers=xsrf)
         assert done.status_code == 200, done.text
+    servers = [
+        p.info
+        for p in psutil.process_iter(["cmdline", "environ"])
+        if "forkserver" in " ".join(p.info["cmdline"] or [])
+    ]
+    own = [s for s in servers if str(flights) in " ".join(s["cmdline"])]
+    assert own and not [s for s in own if "JUPYTERHUB_API_TOKEN" in s["environ"]]
     settings = read_settings(flights)
     row = read_audit(settings, "flights")[-1]
     assert row.actor == "ada" and is_row_signed(settings, row) and verify_audit(settings) == []
