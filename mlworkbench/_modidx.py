@@ -2250,6 +2250,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'mlworkbench/monitoring/replay.py'),
                                                'mlworkbench.monitoring.replay.Plan.days': ( 'api/monitoring.replay.html#plan.days',
                                                                                             'mlworkbench/monitoring/replay.py'),
+                                               'mlworkbench.monitoring.replay._apart': ( 'api/monitoring.replay.html#_apart',
+                                                                                         'mlworkbench/monitoring/replay.py'),
                                                'mlworkbench.monitoring.replay._first_champion': ( 'api/monitoring.replay.html#_first_champion',
                                                                                                   'mlworkbench/monitoring/replay.py'),
                                                'mlworkbench.monitoring.replay._judge': ( 'api/monitoring.replay.html#_judge',

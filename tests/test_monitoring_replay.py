@@ -23,6 +23,7 @@ import sys
 import pytest
 from fastcore.nbio import mk_cell, new_nb, write_nb
 
+from mlworkbench.core.signing import new_pair
 from mlworkbench.governance.audit import read_audit, verify
 
 DATA = """
@@ -106,6 +107,11 @@ def lived(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("lived")
         patch.setenv("MLW_PROJECT", str(folder))
+        for name in ("MLW_TRACKING_URI", "MLW_AUDIT_URL", "MLW_FEATURES_ONLINE"):  # as a team has them
+            patch.setenv(name, f"sqlite:///{folder}/production.db")
+        patch.setenv("MLW_TABLES_URL", str(folder / "production"))
+        patch.setenv("MLW_ROLES_APPROVER", "ada")
+        patch.setenv("MLW_AUDIT_PUBLIC_KEY", new_pair()[1])
         settings, said, days = project_at(folder), [], []
         outcome = replay(settings, PLAN, said.append, lambda done, total: days.append((done, total)))
     return settings, outcome, said, days
@@ -153,6 +159,8 @@ def test_the_report_tells_it(lived):
 def test_a_replay_touches_nothing_of_the_project_and_is_not_lived_twice(lived, monkeypatch):
     settings, outcome, _, _ = lived
     monkeypatch.setenv("MLW_PROJECT", str(settings.root))
+    assert settings.tables.url.endswith("production")
+    assert not [p for p in settings.root.rglob("*") if "production" in p.name]
     assert not (settings.root / ".mlw/tables").exists() and not (settings.root / ".mlw/mlflow.db").exists()
     before = traces(settings)
     again = replay(settings, PLAN)

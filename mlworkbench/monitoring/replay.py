@@ -6,8 +6,10 @@
 __all__ = ['HOUR', 'Plan', 'replay_folder', 'replay', 'Outcome', 'months_figure', 'looks_figure']
 
 # %% ../../nbs/api/67_monitoring.replay.ipynb #imports
+import contextlib
 import html
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -138,6 +140,20 @@ def _spec(settings: Settings, model: str) -> ModelSpec:
     return spec
 
 # %% ../../nbs/api/67_monitoring.replay.ipynb #live
+_PLACES = tuple(f"MLW_{s}_" for s in ("TRACKING", "TABLES", "FEATURES", "AUDIT", "ROLES", "APPROVALS"))
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    "Let no variable of the environment lead a replay's models, tables and decisions to where those of people are."
+    taken = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_PLACES)}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
+@_apart()
 def replay(
     settings: Settings,
     plan: Plan,
