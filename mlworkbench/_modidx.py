@@ -1436,6 +1436,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'mlworkbench/governance/audit.py'),
                                               'mlworkbench.governance.audit.read_audit': ( 'api/governance.audit.html#read_audit',
                                                                                            'mlworkbench/governance/audit.py'),
+                                              'mlworkbench.governance.audit.reading': ( 'api/governance.audit.html#reading',
+                                                                                        'mlworkbench/governance/audit.py'),
                                               'mlworkbench.governance.audit.record': ( 'api/governance.audit.html#record',
                                                                                        'mlworkbench/governance/audit.py'),
                                               'mlworkbench.governance.audit.recover': ( 'api/governance.audit.html#recover',

@@ -87,11 +87,12 @@ def _lives(pid: int) -> bool:
 
 
 def processes_of(project: Path) -> list[psutil.Process]:
-    "Living processes that were started for `project`."
+    "Living processes that were started for `project`, or work in its folder, as forked ones do."
     found = []
     for process in psutil.process_iter():
         try:
-            ours = process.environ().get("MLW_PROJECT") == str(project)
+            named = process.environ().get("MLW_PROJECT") == str(project)
+            ours = named or Path(process.cwd()).is_relative_to(project)
             if ours and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:

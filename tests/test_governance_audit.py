@@ -220,6 +220,14 @@ def test_the_log_can_be_taken_elsewhere(project):
     assert told[1]["actor"] == 'a "quoted", name' and json.loads(told[1]["details"]) == {"n": 1}
 
 
+def test_to_look_leaves_nothing_behind_and_waits_for_nobody(project):
+    assert read_audit(project) == verify_audit(project) == [] and not any(project.root.iterdir())
+    add(project)
+    with contextlib.closing(sqlite3.connect(project.root / ".mlw" / "audit.db", isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")  # somebody decides meanwhile
+        assert [r.id for r in read_audit(project)] == [1]
+
+
 def test_a_decision_that_fails_leaves_no_row(project):
     def fail(*_):
         raise RuntimeError("no")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ..core.clock import now
 from ..core.errors import DataError, SettingsError, did_you_mean
 from ..core.settings import AlertSection, Settings, user_name
-from ..governance.audit import audit_url, open_books, record
+from ..governance.audit import audit_url, open_books, reading, record
 from ..governance.notifications import notify
 from ..governance.roles import require_role
 from .drift import MIN_ROWS
@@ -242,8 +242,9 @@ def _alert(row) -> Alert:
 def alerts(settings: Settings, model: str = "", state: str = "") -> list[Alert]:
     "Alerts, the newest first; `state` may be active, for those that are not resolved."
     table = _tables()[2]
-    with watch_books(settings) as connection:
-        found = [_alert(r) for r in connection.execute(table.select().order_by(table.c.id.desc()))]
+    with reading(audit_url(settings), table.name) as connection:
+        rows = connection.execute(table.select().order_by(table.c.id.desc())) if connection else []
+        found = [_alert(r) for r in rows]
     wanted = {"": ("open", "acknowledged", "resolved"), "active": ("open", "acknowledged")}.get(
         state, (state,)
     )

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
+import sqlalchemy as sa
 from people import PAGE, PEOPLE, Person, password
 from projects import MLW, free_port, mlw
 
@@ -49,9 +51,22 @@ def _postgres(name: str) -> str | None:
     return str(found[-1]) if found else shutil.which(name)
 
 
+@pytest.fixture
+def warehouse(postgresql) -> Iterator[str]:
+    "Address, with a password, of an empty database in PostgreSQL."
+    engine = sa.create_engine(postgresql, isolation_level="AUTOCOMMIT")
+    name = f"test_{uuid.uuid4().hex[:8]}"
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    yield postgresql.removesuffix("postgres") + name
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
+
+
 @pytest.fixture(scope="session")
-def warehouse() -> Iterator[str]:
-    "Address, with a password, of an empty PostgreSQL server of our own."
+def postgresql() -> Iterator[str]:
+    "Address, with a password, of a PostgreSQL server of our own."
     if not _postgres("initdb"):
         pytest.skip("no PostgreSQL on this machine; on Debian: apt-get install postgresql")
     folder = Path(tempfile.mkdtemp(prefix="mlw-pg-"))

@@ -61,6 +61,17 @@ def test_decisions_stand_in_postgresql_and_can_not_be_changed(flights, warehouse
     assert mlw(flights, "approve", "flights", "--reason", "good", MLW_USER="ada", **env).returncode == 0
     assert "1 rows, the chain is whole" in mlw(flights, "audit", "verify", **env).stdout
     engine = sa.create_engine(warehouse)
+    with engine.begin() as connection:  # an account of the database that may only read
+        connection.execute(sa.text("CREATE ROLE reader LOGIN PASSWORD 'only-reads-1'"))
+        connection.execute(sa.text("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"))
+    url = sa.make_url(warehouse).set(username="reader", password="only-reads-1")
+    reader = {"MLW_AUDIT_URL": url.render_as_string(hide_password=False), "MLW_USER": "ada"}
+    assert "good" in mlw(flights, "audit", "list", **reader).stdout
+    assert "1 rows, the chain is whole" in mlw(flights, "audit", "verify", **reader).stdout
+    refused = mlw(flights, "rollback", "flights", "--reason", "mine", **reader)
+    assert (
+        refused.returncode == 2 and "can't be used" in refused.stderr and "only-reads" not in refused.stderr
+    )
     for change in ("UPDATE audit_log SET reason = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"):
         with pytest.raises(sa.exc.DBAPIError, match="append-only"), engine.begin() as connection:
             connection.execute(sa.text(change))
