@@ -127,6 +127,37 @@ def own_project(tmp_path, empty_database, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def watched(own_project):
+    "A version that has answered 100 rows a day for two months; its feature `a` moves in February."
+    import pandas as pd
+    from sklearn.linear_model import LogisticRegression
+
+    from mlworkbench.core.settings import read_settings
+    from mlworkbench.data.profiles import profile
+    from mlworkbench.data.tables import write_table
+    from mlworkbench.models.registry import ModelSpec, register_model
+    from mlworkbench.monitoring.watched import watch_version
+    from mlworkbench.serving.batch import score_period
+
+    settings, rows = read_settings(own_project), projects.asked(60, shift=1.5)
+    root = settings.resolve(settings.tables.url)
+    write_table(root, "rows", rows[["id", "asked", "a", "b", "side"]])
+    known = rows.asked + pd.Timedelta("3d")
+    write_table(root, "answers", rows[["id", "y"]].assign(known_at=known))
+    train, test = rows[:2000], rows[2000:3000]
+    model = LogisticRegression().fit(train[["a"]].assign(b=0.0), train.y)
+    spec = ModelSpec(
+        ["a", "b"], "rows", "answers", "id", "asked", "y", "known_at", {"auc": 0.9}, slices=["side"]
+    )
+    answers = pd.DataFrame({"probability": model.predict_proba(train[["a", "b"]])[:, 1]})
+    columns = train[["a", "b"]]
+    register_model(model, "m", spec, columns.head(), profile(columns), profile(answers), holdout=test)
+    for month in ("2013-01", "2013-02"):
+        score_period(settings, "m", month, which="challenger")
+    return watch_version(settings, "m", "challenger")
+
+
+@pytest.fixture
 def told(own_project, monkeypatch) -> Callable[..., tuple[int, str]]:
     "Runs `mlw` in `own_project`, in this process: exit code, and what it says."
     from click.testing import CliRunner

@@ -6,12 +6,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 import psutil
 
 from mlworkbench.core.settings import Settings
 from mlworkbench.core.store import Store, put
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROOT = Path(__file__).parent.parent
 MLW = str(Path(sys.executable).with_name("mlw"))
@@ -105,3 +109,20 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+def asked(days: int, shift: float = 0.0, seed: int = 0) -> "pd.DataFrame":
+    "A hundred rows a day from the beginning of 2013, shifted from February on."
+    import numpy as np
+    import pandas as pd
+
+    rng, n = np.random.default_rng(seed), days * 100
+    moments = pd.Timestamp("2013-01-01", tz="UTC") + pd.to_timedelta(np.arange(n) * 864, unit="s")
+    rows = pd.DataFrame(
+        {"id": np.arange(n), "asked": moments.as_unit("us"), "a": rng.normal(size=n), "b": rng.normal(size=n)}
+    )
+    late = rows.asked >= pd.Timestamp("2013-02-01", tz="UTC")
+    rows["a"] += shift * late
+    rows["side"] = np.where(rows.id % 2, "east", "west")
+    rows["y"] = (rng.random(n) < 1 / (1 + np.exp(-2 * rows.a))).astype(int)
+    return rows

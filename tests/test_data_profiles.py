@@ -5,6 +5,8 @@
 # %% auto #0
 from mlworkbench.data.profiles import (
     DataError,
+    UTC,
+    datetime,
     drift_effect,
     math,
     merge,
@@ -20,6 +22,9 @@ from mlworkbench.data.profiles import (
 )
 
 # %% ../nbs/api/12_data.profiles.ipynb #test-profiles
+import functools
+from datetime import timedelta
+
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -147,14 +152,21 @@ def test_windows_and_slices_add_up_to_the_whole():
             "k": rng.choice(["a", "b"], n),
         }
     )
-    ref = profile(df)
-    parts = profile_parts(pa.Table.from_pandas(df).to_batches(max_chunksize=999), ref, "at", "M", ["k"])
-    assert ("2013-01", "k=a") in parts and ("2013-07", "") in parts
-    merged = None
-    for (_, name), part in parts.items():
-        if name:
-            merged = merge(merged, part) if merged else part
-    assert merged["columns"]["x"]["counts"] == ref["columns"]["x"]["counts"] and merged["rows"] == n
+    whole, side = profile(df), profile(df[df.k == "a"])
+    marks = [datetime(2013, 1, 1, tzinfo=UTC) + timedelta(days=d) for d in (0, 1, 100, 150, 365)]
+    for rows, most in ((df, 999), (df.sample(frac=1, random_state=0), 10**6)):
+        batches = pa.Table.from_pandas(rows).to_batches(max_chunksize=most)
+        parts = profile_parts(batches, {"": whole, "k = a": side}, "at", marks)
+        assert [sorted(p) for p in parts] == [["", "k = a"]] * 4
+        assert [p[""]["rows"] for p in parts] == [24, 99 * 24, 50 * 24, n - 150 * 24]
+        for name, wanted in (("", whole), ("k = a", side)):
+            merged = functools.reduce(merge, (p[name] for p in parts))
+            assert merged["columns"]["x"]["counts"] == wanted["columns"]["x"]["counts"]
+            assert merged["columns"]["k"] == wanted["columns"]["k"] and merged["rows"] == wanted["rows"]
+    outside = profile_parts(pa.Table.from_pandas(df).to_batches(), {"": whole}, "at", marks[1:3])
+    assert [p[""]["rows"] for p in outside] == [99 * 24]
+    nowhere = profile_parts(pa.Table.from_pandas(df.head(0)).to_batches(), {"": whole}, "at", marks)
+    assert nowhere == [{}] * 4
 
 
 def test_many_categories_are_sketched_and_still_merge():

@@ -8,6 +8,7 @@ from mlworkbench.data.tables import (
     DataError,
     append_once,
     dt,
+    files_between,
     read_table,
     table_version,
     write_table,
@@ -134,6 +135,28 @@ def test_rows_come_in_one_order(root):
     for _ in range(10):
         assert np.array_equal(read_table(root, "t").x, first)
         assert np.array_equal(read_table(root, "t", where="x % 2 = 0").x, first[first % 2 == 0])
+
+
+def test_files_that_may_hold_rows_are_found_without_reading_them(root):
+    moments = lambda day, n: pd.date_range(f"2013-01-{day:02}", periods=n, freq="h", tz="UTC").as_unit("us")
+    for day, kind in ((1, "a"), (2, "b"), (3, "b")):
+        part = pd.DataFrame({"at": moments(day, 24), "k": kind, "n": None if day == 3 else day})
+        write_table(root, "t", part.astype({"n": "float"}), append=True)
+    days = lambda first, last: tuple(dt.datetime(2013, 1, d, tzinfo=dt.UTC) for d in (first, last))
+    found = lambda **between: len(files_between(root, "t", between))
+    assert (
+        found() == 3 and found(at=days(1, 2)) == 2 and found(at=days(2, 2)) == 1 and found(at=days(4, 5)) == 0
+    )
+    assert found(at=days(2, 2), k=("a", "a")) == 0 and found(k=("b", "c")) == 2
+    assert found(n=(2, 5)) == 2 and found(k=(1, 2)) == 3  # where nothing is known, it may be there
+    before = files_between(root, "t", {"at": days(1, 1)})
+    write_table(root, "t", pd.DataFrame({"at": moments(2, 3), "k": "b", "n": 2.0}), append=True)
+    assert files_between(root, "t", {"at": days(1, 1)}) == before
+    late = moments(5, 1) + pd.Timedelta("700us")
+    write_table(root, "t", pd.DataFrame({"at": late, "k": "b", "n": 2.0}), append=True)
+    assert found(at=(late[0].to_pydatetime(), late[0].to_pydatetime())) == 1
+    with pytest.raises(DataError, match="no table 'nothing'"):
+        files_between(root, "nothing", {})
 
 
 @pytest.mark.parametrize(

@@ -7,72 +7,36 @@ from mlworkbench.monitoring.looks import (
     DataError,
     LABEL,
     MINUTES,
-    ModelSpec,
-    PREDICTION,
     SettingsError,
     answered,
     datetime,
-    look_at,
     look_at_slices,
     np,
-    profile,
     read_table,
     slice_drift,
     slice_names,
     take_look,
-    watch_version,
+    timedelta,
 )
 
 # %% ../nbs/api/63_monitoring.looks.ipynb #test-looks
 from dataclasses import replace
-from datetime import UTC, timedelta
+from datetime import UTC
 
 import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression
 
 from mlworkbench.core.clock import at
-from mlworkbench.core.settings import MonitorSection, read_settings
+from mlworkbench.core.settings import MonitorSection
 from mlworkbench.data.tables import write_table
 from mlworkbench.governance.approvals import approve
 from mlworkbench.models.onnxgraph import Columns
-from mlworkbench.models.registry import register_model
-from mlworkbench.serving.batch import score_period
+from mlworkbench.monitoring.watched import PREDICTION
 from mlworkbench.serving.labels import add_labels
 from mlworkbench.serving.predictionlog import PredictionLog, entry
 from mlworkbench.serving.predictor import Batch
 
 BEGIN = datetime(2013, 1, 1, tzinfo=UTC)
-
-
-def asked(days, shift=0.0, seed=0):
-    rng, n = np.random.default_rng(seed), days * 100
-    moments = pd.Timestamp(BEGIN) + pd.to_timedelta(np.arange(n) * 864, unit="s")
-    rows = pd.DataFrame(
-        {"id": np.arange(n), "asked": moments.as_unit("us"), "a": rng.normal(size=n), "b": rng.normal(size=n)}
-    )
-    late = rows.asked >= pd.Timestamp("2013-02-01", tz="UTC")
-    rows["a"] += shift * late
-    rows["y"] = (rng.random(n) < 1 / (1 + np.exp(-2 * rows.a))).astype(int)
-    return rows
-
-
-@pytest.fixture
-def watched(own_project):
-    settings = read_settings(own_project)
-    rows = asked(60, shift=1.5)
-    root = settings.resolve(settings.tables.url)
-    write_table(root, "rows", rows[["id", "asked", "a", "b"]])
-    known = rows.asked + pd.Timedelta("3d")
-    write_table(root, "answers", rows[["id", "y"]].assign(known_at=known))
-    train, test = rows[:2000], rows[2000:3000]
-    model = LogisticRegression().fit(train[["a"]].assign(b=0.0), train.y)
-    spec = ModelSpec(["a", "b"], "rows", "answers", "id", "asked", "y", "known_at", {"auc": 0.9})
-    register_model(model, "m", spec, train[["a", "b"]].head(), profile(train[["a", "b"]]),
-                   profile(pd.DataFrame({"probability": model.predict_proba(train[["a", "b"]])[:, 1]})), holdout=test)  # fmt: skip
-    for month in ("2013-01", "2013-02"):
-        score_period(settings, "m", month, which="challenger")
-    return watch_version(settings, "m", "challenger")
 
 
 def test_a_look_says_what_moved_how_good_it_probably_is_and_how_good_it_was(watched):
@@ -159,13 +123,17 @@ def test_errors_and_saturation_of_the_service_are_told(watched):
 
 def test_columns_that_are_empty_new_or_of_no_use_are_no_trouble(watched):
     week = datetime(2013, 1, 7, tzinfo=UTC), datetime(2013, 1, 14, tzinfo=UTC)
-    rows = answered(watched, *week)
-    look = look_at(watched, rows.assign(a=np.nan, new="x"), *week)
+    root = watched.settings.resolve(watched.settings.tables.url)
+    rows = read_table(root, "m_predictions")
+    write_table(root, "m_predictions", rows.assign(a=np.nan, new="x"))
+    look = take_look(watched, *week)
     assert "100% is missing" in look.drift.set_index("feature").words["a"] and "a" in look.moved
     bare = replace(watched, reference={"columns": {}}, use=None, estimator=None, holdout=None)
-    assert look_at(bare, rows, *week).drift.empty and look_at(bare, rows, *week).moved == []
+    nothing = take_look(bare, *week)
+    assert nothing.drift.empty and nothing.moved == [] and nothing.slices.empty
+    write_table(root, "m_predictions", rows.drop(columns="b"))
     with pytest.raises(DataError, match="no column 'b'"):
-        look_at(watched, rows.drop(columns="b"), *week)
+        take_look(watched, *week)
 
 
 def test_labels_that_come_late_twice_or_out_of_order_count_once_each(watched):
@@ -183,28 +151,26 @@ def test_labels_that_come_late_twice_or_out_of_order_count_once_each(watched):
 
 
 def test_slices_have_estimates_and_drift_of_their_own(watched):
-    rows = answered(watched, datetime(2013, 2, 4, tzinfo=UTC), datetime(2013, 2, 25, tzinfo=UTC))
-    sides = lambda frame: frame.assign(side=np.where(np.arange(len(frame)) % 2, "east", "west"))
-    rows, holdout = sides(rows), sides(watched.holdout)
-    east = rows.side == "east"
-    rows.loc[~east, ["a", "probability"]] = (
-        holdout[["a", "probability"]].sample((~east).sum(), replace=True, random_state=0).to_numpy()
-    )
-    loaded = watched.predictor.loaded
-    by_side = replace(loaded, spec=replace(loaded.spec, slices=["side"]))
-    watched = replace(watched, holdout=holdout, predictor=replace(watched.predictor, loaded=by_side))
-    found = look_at_slices(watched, rows).set_index("slice")
-    assert set(found.index) == {"side = east", "side = west"}
+    root = watched.settings.resolve(watched.settings.tables.url)
+    weeks = datetime(2013, 2, 4, tzinfo=UTC), datetime(2013, 2, 25, tzinfo=UTC)
+    rows = read_table(root, "m_predictions")
+    west = (rows.side == "west") & (rows.asked >= pd.Timestamp(weeks[0]))
+    other = watched.holdout[["a", "probability"]].sample(west.sum(), replace=True, random_state=0)
+    rows.loc[west, ["a", "probability"]] = other.to_numpy()
+    write_table(root, "m_predictions", rows)
+    look = take_look(watched, *weeks)
+    found = look_at_slices(look).set_index("slice")
+    assert set(found.index) == {"side = east", "side = west"} == set(slice_names(look))
     assert "a" in found.moved["side = east"] and found.moved["side = west"] == ""
     assert found.low["side = west"] < found.reference["side = west"] < found.high["side = west"]
     fallen = {"side = east": False, "side = west": True}  # whose answers are other rows' now
     assert found.fallen.to_dict() == fallen and found.q["side = west"] < 0.01 < found.q["side = east"]
-    assert look_at_slices(watched, rows.head(50)).empty
-    assert set(slice_names(watched, rows)) == set(found.index)
-    moved = {name: slice_drift(watched, rows, name).set_index("feature") for name in found.index}
+    moved = {name: slice_drift(look, name).set_index("feature") for name in found.index}
     assert moved["side = east"].status["a"] == "alarm" and moved["side = west"].status["a"] == "ok"
     with pytest.raises(DataError, match="'side = north' has fewer than 200 rows"):
-        slice_drift(watched, rows, "side = north")
+        slice_drift(look, "side = north")
+    short = take_look(watched, weeks[0], weeks[0] + timedelta(days=1))
+    assert short.rows == 100 and look_at_slices(short).empty and slice_names(short) == []
 
 
 def test_what_moved_since_the_window_before_is_told_apart_from_what_moved_since_training(watched):

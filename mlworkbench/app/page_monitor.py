@@ -37,7 +37,8 @@ from ..core.store import digest_of, digest_of_file, write_file
 from ..models.registry import model_names
 from ..monitoring.alerts import Alert, alerts, kept_looks
 from ..monitoring.drift import MIN_ROWS
-from ..monitoring.looks import Look, slice_drift, slice_names, take_look, watch_version
+from ..monitoring.looks import Look, slice_drift, slice_names, take_look
+from ..monitoring.watched import watch_version
 from mlworkbench.monitoring.months import (
     distribution_figure,
     drift_figure,
@@ -305,7 +306,7 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
                 raise DataError("The model answered nothing in this window.")
             rows, facts.value = found.drift, _facts(found)
             if part_of.value != ALL:
-                rows, facts.value = slice_drift(found.watched, found.answers, part_of.value), ""
+                rows, facts.value = slice_drift(found, part_of.value), ""
         return rows.dropna(subset=["effect"]).sort_values("severity", ascending=False)
 
     def words() -> str:
@@ -375,7 +376,7 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
         found = look()
         chosen = part_of.value
         held["quiet"] = True
-        part_of.options = [ALL, *(slice_names(found.watched, found.answers) if found.rows else [])]
+        part_of.options = [ALL, *slice_names(found)]
         part_of.value = chosen if chosen in part_of.options else ALL
         held["quiet"] = False
         slices.value = (slices_table(found) if found.rows else "") or note(_no_slices(found))

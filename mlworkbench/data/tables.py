@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TAG', 'TableVersion', 'parse_table', 'table_names', 'table_tags', 'write_beside', 'open_table', 'table_version',
-           'written_as', 'write_table', 'Appender', 'append_once', 'read_table', 'scan_table', 'first_rows']
+           'written_as', 'write_table', 'Appender', 'append_once', 'read_table', 'scan_table', 'files_between',
+           'first_rows']
 
 # %% ../../nbs/api/10_data.tables.ipynb #imports
 import contextlib
@@ -326,6 +327,43 @@ def scan_table(
 ) -> "pa.RecordBatchReader":
     "The same rows as a stream of record batches, for tables larger than memory."
     return _scan(root, reference, columns, where)
+
+
+def files_between(
+    root: str,
+    name: str,
+    between: Mapping[str, tuple],  # column → least and greatest value; moments in UTC
+) -> list[
+    tuple[str, dict]
+]:  # path, and for each column its least and greatest value there, None where they are not known
+    "The table's files that may hold rows with all these columns in these bounds. A file is written once: the same files hold the same rows."
+    import pyarrow as pa
+
+    files, found = pa.table(open_table(root, name).get_add_actions(flatten=True)), []
+    of = {f"{kind}.{column}" for column in between for kind in ("min", "max", "partition")}
+    for file in files.select(["path", *sorted(of.intersection(files.column_names))]).to_pylist():
+        ends = {column: _ends(file, column) for column in between}
+        if all(_may_overlap(ends[column], between[column]) for column in between):
+            found.append((file["path"], ends))
+    return sorted(found, key=lambda told: told[0])
+
+
+def _ends(file: dict, column: str) -> tuple | None:
+    ends = [file.get(f"{end}.{column}", file.get(f"partition.{column}")) for end in ("min", "max")]
+    if None in ends:
+        return None
+    if isinstance(ends[0], dt.datetime):
+        ends = [m if m.tzinfo else m.replace(tzinfo=dt.UTC) for m in ends]
+        ends[1] += dt.timedelta(milliseconds=1)  # the log cuts what is smaller
+    return tuple(ends)
+
+
+def _may_overlap(a: tuple | None, b: tuple) -> bool:
+    "Whether two ranges, ends included, have anything in common, as far as is known."
+    try:
+        return a is None or (a[0] <= b[1] and b[0] <= a[1])
+    except TypeError:  # dates and moments
+        return True
 
 
 def first_rows(root: str, reference: str, n: int) -> "pa.Table":

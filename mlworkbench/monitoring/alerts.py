@@ -23,7 +23,8 @@ from ..governance.audit import audit_url, open_books, reading, record
 from ..governance.notifications import notify
 from ..governance.roles import require_role
 from .drift import MIN_ROWS
-from .looks import NAMES, Look
+from .looks import Look
+from .watched import NAMES
 from .performance import IN, YARDSTICKS, Yardstick
 from ..pipeline.report import number
 

@@ -23,7 +23,7 @@ from ..models.comparison import LOSSES
 from ..models.evaluation import BLUE, GREY, ORANGE, TASKS, new_axes
 from ..models.slices import coded
 from .alerts import EXPLAINED, Alert, find_alert, looks_behind
-from .looks import Watched, answered, watch_version
+from .watched import Watched, answered, watch_version
 from .performance import YARDSTICKS
 from .multivariate import Apart, Reconstruction, reconstruction, tell_apart
 

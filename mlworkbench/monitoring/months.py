@@ -26,14 +26,8 @@ from ..models.evaluation import BLUE, GREY, ORANGE, calibration_figure, new_axes
 from ..models.lineage import served_table
 from ..models.registry import CHAMPION, find_version
 from .alerts import KeptLook
-from mlworkbench.monitoring.looks import (
-    NAMES,
-    PREDICTION,
-    Look,
-    answered,
-    look_at,
-    watch_version,
-)
+from .looks import Look, take_look
+from .watched import NAMES, PREDICTION, watch_version
 from .performance import YARDSTICKS, Yardstick, performance_status, yardstick_of
 from ..pipeline.report import Markup, image, number, page, table_html
 from ..serving.batch import period_bounds, predictions_table
@@ -77,7 +71,8 @@ def _findings(settings: Settings, look: Look) -> tuple[str, list[str]]:
             if estimate
             else f"{told}."
         )
-    for row in look.slices[look.slices.fallen].itertuples():
+    far = lambda row: of.worse_by(row.realised, row.reference, settings.monitor)
+    for row in sorted(look.slices[look.slices.fallen].itertuples(), key=far, reverse=True):
         words.append(
             f"For {row.slice}, {of.name} is {of.told(row.realised)}, against {of.told(row.reference)} on the hold-out."
         )
@@ -119,9 +114,7 @@ def monitor_month(
             month=month,
         )
     watched = watch_version(settings, model, which)
-    look = look_at(
-        watched, answered(watched, start, end), start, end, (start - timedelta(days=1)).replace(day=1)
-    )
+    look = take_look(watched, start, end, before=(start - timedelta(days=1)).replace(day=1))
     if look.drift.empty:
         raise DataError(
             f"'{model}' version {look.version} was registered without profiles, so there is nothing to compare a month with: register_model(…, features=profile(rows), …).",

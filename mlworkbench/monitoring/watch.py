@@ -34,7 +34,8 @@ from mlworkbench.monitoring.alerts import (
     rules_of,
     window_of,
 )
-from .looks import Watched, answer_times, take_look, watch_version
+from .looks import take_look
+from .watched import Watched, answer_times, watch_version
 from .triggers import at_work_since, carry_out, not_now, reasons, retrainings
 
 log = logging.getLogger(__name__)
