@@ -76,10 +76,10 @@ def at_once(watched, start, end, baselines):
     "The same, of all rows together."
     rows, found = answered(watched, start, end), {}
     rows = rows.assign(**{PREDICTION: rows[watched.spec.answer]})
-    for name, baseline in baselines.items():
-        part = slice_rows(rows, name) if name else rows
+    parts = [("", rows)] if "" in baselines else slice_rows(rows, baselines)
+    for name, part in parts:
         if len(part):
-            found[name] = profile(part, baseline)
+            found[name] = profile(part, baselines[name])
     return counts(found)
 
 

@@ -416,7 +416,8 @@ def profile_parts(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for piece in _pieces(batches):
             piece = piece.cast(_without_views(piece.schema))
-            at = np.searchsorted(limits, piece[time].cast(pa.timestamp("us")).to_numpy(), side="right") - 1
+            moments = piece[time].cast(pa.timestamp("us"), safe=False).to_numpy()
+            at = np.searchsorted(limits, moments, side="right") - 1
             if (np.diff(at) < 0).any():
                 piece, at = piece.take(np.argsort(at, kind="stable")), np.sort(at, kind="stable")
             told = {column: as_texts(piece[column]) for column in columns}
@@ -435,7 +436,8 @@ def profile_parts(
 # %% ../../nbs/api/12_data.profiles.ipynb #keep
 def profile_bytes(made: dict) -> bytes:
     "The profile as a small file: JSON, packed."
-    return gzip.compress(json.dumps(made, separators=(",", ":"), sort_keys=True).encode(), mtime=0)
+    packed = json.dumps(made, separators=(",", ":"), sort_keys=True).encode()
+    return gzip.compress(packed, 4, mtime=0)  # 9 takes 50 times as long to save a tenth
 
 
 def read_profile(data: bytes) -> dict:

@@ -188,11 +188,10 @@ def _slices(look: Look) -> "Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]":
     "Name, rows of the window and of the hold-out, for each slice with enough of both."
     if not (look.rows and look.watched):
         return
-    for name in look.watched.slices:
-        if name.partition(" = ")[0] in look.answers:
-            rows = slice_rows(look.answers, name)
-            if len(rows) >= MIN_ROWS:
-                yield name, rows, slice_rows(look.watched.holdout, name)
+    before = dict(slice_rows(look.watched.holdout, look.watched.slices))
+    for name, rows in slice_rows(look.answers, look.watched.slices):
+        if len(rows) >= MIN_ROWS:
+            yield name, rows, before[name]
 
 
 def slice_names(look: Look) -> list[str]:

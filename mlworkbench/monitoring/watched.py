@@ -12,7 +12,7 @@ import bisect
 import contextlib
 import functools
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -119,8 +119,8 @@ class Watched:
             asked = [c for c in self.spec.slices if c in self.holdout]
         for column in asked:
             counts = as_texts(self.holdout[column]).to_pandas().value_counts()
-            for value in counts.index[counts >= MIN_ROWS][:MOST]:
-                rows = slice_rows(self.holdout, name := f"{column} = {value}")
+            names = [f"{column} = {value}" for value in counts.index[counts >= MIN_ROWS][:MOST]]
+            for name, rows in slice_rows(self.holdout, names):
                 features = [c for c in self.reference["columns"] if c in rows]
                 found[name] = profile(rows[features].assign(**{PREDICTION: rows[self.spec.answer]}))
         return found
@@ -133,10 +133,17 @@ class Watched:
         return self.estimator(rows, answers) if self.spec.task == "regression" else self.estimator(answers)
 
 
-def slice_rows(rows: "pd.DataFrame", name: str) -> "pd.DataFrame":
-    "The rows of the slice, as in 'carrier = AA'."
-    column, _, value = name.partition(" = ")
-    return rows[np.array(as_texts(rows[column]).to_pandas() == value)]
+def slice_rows(rows: "pd.DataFrame", names: Iterable[str]) -> "Iterator[tuple[str, pd.DataFrame]]":
+    "Name and rows of each slice whose column is there, as of 'carrier = AA'."
+    import pyarrow.compute as pc
+
+    told = {}
+    for name in names:
+        column, _, value = name.partition(" = ")
+        if column in rows:
+            if column not in told:
+                told[column] = as_texts(rows[column])
+            yield name, rows[np.asarray(pc.equal(told[column], value).fill_null(False))]
 
 
 @functools.lru_cache(maxsize=8)
