@@ -1,6 +1,7 @@
 """What every test may use: a clean environment, an empty project, and processes that end with the test."""
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -83,6 +84,22 @@ def signing(monkeypatch) -> str:
     monkeypatch.setattr(signing, "_held", {signing.SIGNING_KEY: key})
     monkeypatch.setattr(signing, "_close_memory", lambda: None)  # pytest's own stays open
     return public
+
+
+@pytest.fixture
+def keyless() -> Callable[[], contextlib.AbstractContextManager]:
+    "Begins a time in which this process holds no key, as others do."
+    from mlworkbench.core import signing
+
+    @contextlib.contextmanager
+    def time() -> Iterator[None]:
+        held, signing._held = signing._held, {}
+        try:
+            yield
+        finally:
+            signing._held = held
+
+    return time
 
 
 @pytest.fixture

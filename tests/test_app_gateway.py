@@ -48,13 +48,23 @@ def test_the_bar_leads_where_the_role_opens(project, monkeypatch):
     assert "No model has been registered yet" in text
 
 
-def test_who_starts_it_is_told_who_can_decide(project, signing, monkeypatch):
+def test_who_starts_it_is_told_who_can_decide(project, signing, keyless, monkeypatch):
     with_ = lambda **more: project.model_copy(
         update={k: getattr(project, k).model_copy(update=v) for k, v in more.items()}
     )
-    assert about_decisions(project) == about_decisions(with_(roles={"viewer": "vera", "admin": "boss"})) == ""
     team = {"scientist": "sam, ada", "approver": "ada"}
-    assert about_decisions(with_(roles=team)).startswith("sam may run code here")
+    with keyless():
+        assert about_decisions(project) == about_decisions(with_(roles={"viewer": "vera"})) == ""
+        assert about_decisions(with_(roles=team)) == "", "one person, by a token, on a machine of their own"
+        set_password(project, "sam", "secret-of-sam")
+        assert about_decisions(with_(roles={"viewer": "vera", "admin": "boss"})) == ""
+        assert about_decisions(with_(roles=team)).startswith(
+            "sam may look and run pipelines here, and gets no"
+        )
+        trusted = with_(roles=team | {"code": "trusted"})
+        assert about_decisions(trusted).startswith("sam may run code here")
+    with pytest.raises(SettingsError, match="names no public key"):  # somebody has taken it away
+        about_decisions(project)
     keyed = with_(roles=team, audit={"public_key": signing})
     assert about_decisions(keyed) == ""
     monkeypatch.setattr("mlworkbench.core.signing._held", {})

@@ -5,11 +5,13 @@
 # %% auto #0
 from mlworkbench.app.identity import (
     SettingsError,
+    is_team,
     needed_role,
     passwd_check,
     plain_path,
     read_users,
     remove_user,
+    runs_code,
     set_password,
     sign_users,
     write_file,
@@ -67,7 +69,7 @@ def test_a_damaged_file_of_users_lets_nobody_in_and_says_so(project, text):
         read_users(project)
 
 
-def test_a_list_of_users_that_nobody_signed_lets_nobody_in(project, signing, monkeypatch):
+def test_a_list_of_users_that_nobody_signed_lets_nobody_in(project, signing, keyless):
     keyed = project.model_copy(update={"audit": type(project.audit)(public_key=signing)})
     assert read_users(keyed) == {}
     set_password(project, "ada", "a long password")
@@ -79,9 +81,40 @@ def test_a_list_of_users_that_nobody_signed_lets_nobody_in(project, signing, mon
     set_password(project, "ada", "known to mallory")  # as code with the rights of the workbench can
     with pytest.raises(SettingsError, match="mlw users sign"):
         read_users(keyed)
-    monkeypatch.setattr("mlworkbench.core.signing._held", {})
-    with pytest.raises(ApprovalRefused, match="no key to sign with"):
+    sign_users(keyed)
+    roles = lambda of, **told: of.model_copy(update={"roles": of.roles.model_copy(update=told)})
+    with pytest.raises(SettingsError, match="settings.ini, section"):
+        read_users(roles(keyed, approver="mallory"))  # as written into settings.ini
+    assert sign_users(roles(keyed, approver="ada")) == list(read_users(roles(keyed, approver="ada")))
+    (project.root / project.gateway.users).unlink()
+    alone = roles(keyed, approver="ada")  # one person, on a machine of their own
+    assert read_users(alone) == {} and not is_team(alone)
+    by_provider = alone.model_copy(
+        update={"gateway": alone.gateway.model_copy(update={"oidc": "https://login"})}
+    )
+    with pytest.raises(SettingsError, match="mlw users sign"):
+        is_team(by_provider)
+    assert sign_users(by_provider) == [] and is_team(by_provider)
+    with keyless(), pytest.raises(ApprovalRefused, match="no key to sign with"):
         sign_users(keyed)
+
+
+def test_a_scientists_code_runs_where_it_can_not_decide(project, signing):
+    roles = {"scientist": "sam, ada", "approver": "ada", "admin": "boss"}
+    with_ = lambda **more: project.model_copy(
+        update={k: getattr(project, k).model_copy(update=v) for k, v in {"roles": roles, **more}.items()}
+    )
+    may = lambda settings: [n for n in ("vera", "sam", "ada", "boss") if runs_code(settings, n)]
+    assert may(with_()) == ["sam", "ada", "boss"], "one person, by a token, on a machine of their own"
+    set_password(project, "sam", "secret-of-sam")
+    assert may(with_()) == ["ada", "boss"] and may(with_(roles=roles | {"code": "trusted"})) == [
+        "sam",
+        "ada",
+        "boss",
+    ]
+    keyed = with_(audit={"public_key": signing})
+    sign_users(keyed)
+    assert may(keyed) == ["sam", "ada", "boss"]
 
 
 @pytest.mark.parametrize(("method", "path", "role"), [

@@ -36,15 +36,13 @@ def person(name):
 @pytest.fixture
 def room(own_project):
     settings = read_settings(own_project)
-    kernels = OwnKernels(
-        gateway=Gateway(settings, "http://127.0.0.1:1/", secrets=("A_SECRET",)), root_dir=str(own_project)
-    )
+    kernels = OwnKernels(gateway=Gateway(settings, "http://127.0.0.1:1/"), root_dir=str(own_project))
     kernels.default_kernel_name = "python3"
     return kernels
 
 
 def test_a_kernel_exists_only_for_its_owner_and_knows_them(room, monkeypatch):
-    monkeypatch.setenv("A_SECRET", "x")
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql://x:secret@db")
 
     async def story():
         with person("ada"):
@@ -64,7 +62,7 @@ def test_a_kernel_exists_only_for_its_owner_and_knows_them(room, monkeypatch):
         told = room.get_kernel(page)._launch_args["env"]
         assert (
             told["MLW_USER"] == "ada"
-            and "A_SECRET" not in told
+            and "MLFLOW_BACKEND_STORE_URI" not in told
             and "MLW_TOKEN" not in room.get_kernel(mine)._launch_args["env"]
         )
         assert room.gateway.tokens.redeem(told["MLW_TOKEN"]) == Looker("ada", page)

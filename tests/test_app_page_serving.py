@@ -27,12 +27,13 @@ def test_without_a_model_it_says_what_to_do(settings):
     assert "mlw approve" in serving_html(settings) and api_document(settings)["paths"] == {}
 
 
-def test_a_champion_that_can_not_be_served_is_shown_with_why(settings, signing):
+def test_a_champion_that_can_not_be_served_is_shown_with_why(settings, signing, keyless):
     rows, spec = pd.DataFrame({"wind": [0.5, 1.0]}), ModelSpec(["wind"], "f", "l", "id", "t", "y", "d")
     model = DummyClassifier().fit(rows, [0, 1])
     for name in ("m", "n"):
         register_model(model, name, spec, rows, {}, {}, holdout=rows)
-        approve(settings, name, "good")
+        with keyless():
+            approve(settings, name, "good")
     keyed = settings.model_copy(update={"audit": type(settings.audit)(public_key=signing)})
     countersign(keyed, "m", "signed from now on")
     told = serving_html(keyed)

@@ -252,7 +252,9 @@ def test_an_alias_moved_in_mlflow_itself_is_noticed(project):
     assert "champion of 'm' is version 1, and by the audit log it is version 2" in told
 
 
-def test_where_decisions_are_signed_only_a_signed_champion_with_its_own_files_is_used(project, signing):
+def test_where_decisions_are_signed_only_a_signed_champion_with_its_own_files_is_used(
+    project, signing, keyless
+):
     weights = project.root / "model" / "weights"
     weights.parent.mkdir()
     weights.write_text("1")
@@ -262,7 +264,8 @@ def test_where_decisions_are_signed_only_a_signed_champion_with_its_own_files_is
     champion = find_version(keyed, "m")
     assert champion.files == row.details["files"] and version_folder(keyed, champion) == weights.parent
     challenge(project)
-    approve(project, "m", "as the workbench would, without the key", actor="ada")
+    with keyless():
+        approve(project, "m", "as the workbench would, without the key", actor="ada")
     with pytest.raises(ModelError, match="version 2 in MLflow, and no signed decision says so"):
         find_version(keyed, "m")
     client = mlflow_client(project)
@@ -281,14 +284,15 @@ def test_where_decisions_are_signed_only_a_signed_champion_with_its_own_files_is
         version_folder(keyed, find_version(keyed, "m"))
 
 
-def test_an_approval_that_nobody_signed_does_not_count_towards_two(project, signing):
+def test_an_approval_that_nobody_signed_does_not_count_towards_two(project, signing, keyless):
     (project.root / "model").mkdir()
     plain = team(project, approvals={"required": 2})
     keyed = team(project, approvals={"required": 2}, audit={"public_key": signing})
     challenge(project)
     approve(keyed, "m", "good", actor="ada"), approve(keyed, "m", "good", actor="grace")
     challenge(project)
-    approve(plain, "m", "past the workbench, as grace", actor="grace")
+    with keyless():
+        approve(plain, "m", "past the workbench, as grace", actor="grace")
     assert "1 of 2" in outcome(approve(keyed, "m", "better", actor="emmy"))
     assert find_version(keyed, "m").version == 1
     assert "is champion now" in outcome(approve(keyed, "m", "yes", actor="ada"))
@@ -309,12 +313,13 @@ def test_going_back_is_to_the_files_that_were_approved(project, signing):
         version_folder(keyed, find_version(keyed, "m"))
 
 
-def test_a_champion_from_before_there_was_a_key_is_signed_once(project, signing):
+def test_a_champion_from_before_there_was_a_key_is_signed_once(project, signing, keyless):
     (project.root / "model").mkdir()
     keyed = Settings(root=project.root, audit={"public_key": signing})
     for version in (1, 2):
         assert challenge(project) == version
-        approve(project, "m", "good")
+        with keyless():
+            approve(project, "m", "good")
     with pytest.raises(ApprovalRefused, match="mlw audit key begins it"):
         countersign(project, "m", "why")
     assert "is signed as champion" in outcome(countersign(keyed, "m", "from now on", actor="ada"))

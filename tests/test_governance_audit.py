@@ -158,9 +158,10 @@ def test_what_was_cut_off_or_written_anew_is_named(project):
     assert "row 4 is not the one that was recorded" in problem
 
 
-def test_decisions_are_signed_and_those_that_are_not_are_named(project, signing):
+def test_decisions_are_signed_and_those_that_are_not_are_named(project, signing, keyless):
     keyed = Settings(root=project.root, audit={"public_key": signing})
-    add(project, 2)
+    with keyless():
+        add(project, 2)
     (problem,) = verify_audit(keyed)
     assert "no decision is signed by the project's key" in problem
     add(keyed, 2)
@@ -168,7 +169,10 @@ def test_decisions_are_signed_and_those_that_are_not_are_named(project, signing)
         project, "sam", "silence", "m", lambda rows: (0, "noise", {})
     )  # no decision about what is in production
     assert verify_audit(keyed) == []
-    add(project, actor="mallory")
+    with pytest.raises(SettingsError, match="names no public key"):  # somebody has taken it away
+        add(project)
+    with keyless():
+        add(project, actor="mallory")
     assert verify_audit(keyed) == [
         "row 6 is a decision that was not signed by the project's key: mallory, approve m 0"
     ]

@@ -27,7 +27,7 @@ from jinja2 import BytecodeCache
 from jinja2.bccache import Bucket
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .identity import PERSON, guard, is_team
+from .identity import PERSON, guard, is_team, runs_code
 from .page_home import overview_html
 from .page_serving import api_document, serving_html
 from .scaffold import dashboards_folder
@@ -41,7 +41,7 @@ from mlworkbench.core.errors import (
     WorkbenchError,
 )
 from ..core.settings import Settings, read_settings, user_name
-from ..core.signing import SIGNING_KEY, held_key, sign
+from ..core.signing import SIGNING_KEY, held_key, sign, signs
 from ..core.store import Store, write_file
 from ..governance.roles import has_role, names_in, role_of
 from ..pipeline.history import write_reports_page
@@ -83,7 +83,7 @@ def places(settings: Settings, base: str, person: str) -> list[tuple[str, str]]:
         if p.stem != "home"
     ]
     found += [("Reports", f"{base}reports/"), ("Serving", f"{base}serving")]
-    if has_role(settings, person, "scientist"):
+    if runs_code(settings, person):
         found += [("JupyterLab", f"{base}lab"), ("MLflow", _mlflow_address(settings, base))]
     return found + [("Settings", f"{base}settings")] * has_role(settings, person, "admin")
 
@@ -196,8 +196,10 @@ def _load_jupyter_server_extension(server) -> None:
     scheme = "https" if server.certfile else "http"
     server.config.VoilaConfiguration.page_config_hook = _told_of_places(settings)  # Voila reads it after this
     here = "127.0.0.1" if server.ip in ("0.0.0.0", "::", "localhost") else server.ip
-    secrets = (*SECRETS, settings.gateway.oidc_secret.removeprefix("env:"))
-    gateway = Gateway(settings, f"{scheme}://{here}:{server.port}{base}", server.certfile, secrets)
+    server.identity_provider.token  # noqa: B018  Jupyter reads it when it is asked first
+    for name in (*SECRETS, settings.gateway.oidc_secret.removeprefix("env:")):
+        os.environ.pop(name, None)  # no process that is started from here on inherits them
+    gateway = Gateway(settings, f"{scheme}://{here}:{server.port}{base}", server.certfile)
     server.kernel_manager.gateway = gateway
 
     class Home(JupyterHandler):
@@ -438,8 +440,7 @@ SECRETS = (
     "JUPYTER_TOKEN_FILE",
     "JUPYTERHUB_API_TOKEN",
     "JPY_API_TOKEN",
-    "MLFLOW_BACKEND_STORE_URI",
-)  # stay with the server; no kernel gets them
+)  # the server takes them out of its environment, so that nothing that it starts inherits them
 LAB_DEFAULTS = ".mlw/up/jupyter/labconfig/default_setting_overrides.json"  # of JupyterLab's own settings
 FOR_LAB = (
     "mlworkbench",
@@ -459,14 +460,19 @@ def gateway_address(settings: Settings, port: int) -> str:
 
 def about_decisions(settings: Settings) -> str:
     "What whoever starts the server should know of who can decide; empty where all is well. Raises `SettingsError` for keys that are none."
-    if settings.audit.public_key:
+    if signs(settings):
         try:
             sign(settings, {})
         except ApprovalRefused:
             return f"Decisions are signed in this project, and {SIGNING_KEY} is not set: nothing can be decided here."
-    elif may_run := [n for n in names_in(settings.roles.scientist) if not has_role(settings, n, "approver")]:
-        return f"{', '.join(sorted(may_run))} may run code here, which can write what it likes, decisions too. To have it held to the roles: mlw audit key."
-    return ""
+        return ""
+    scientists = [n for n in names_in(settings.roles.scientist) if not has_role(settings, n, "approver")]
+    if not scientists or not is_team(settings):
+        return ""
+    who = ", ".join(sorted(scientists))
+    if settings.roles.code == "trusted":
+        return f"{who} may run code here, which can write what it likes, decisions too. To have it held to the roles: mlw audit key."
+    return f"{who} may look and run pipelines here, and gets no JupyterLab or MLflow: code could take decisions, too. To change that, have decisions signed (mlw audit key), or say in settings.ini: [roles] code = trusted."
 
 
 def gateway_environment(settings: Settings) -> dict[str, str]:
@@ -480,7 +486,7 @@ def gateway_environment(settings: Settings) -> dict[str, str]:
 
 def gateway_config(settings: Settings, port: int) -> Path:
     "File with Jupyter Server's configuration for the project, written anew."
-    of, hub, team = settings.gateway, hub_place(), is_team(settings, provider_of(settings))
+    of, hub, team = settings.gateway, hub_place(), is_team(settings)
     address, port, base = hub or (of.address, port, "/")
     names = [n.strip() for n in of.hosts.split(",") if n.strip()]
     if public := urlsplit(os.environ.get("JUPYTERHUB_PUBLIC_URL", "") if hub else "").hostname:

@@ -21,10 +21,9 @@ from tornado import web
 from traitlets import Any as AnyTrait
 from traitlets import Dict
 
-from .identity import PERSON
+from .identity import PERSON, runs_code
 from .tokens import KernelTokens, Looker
 from ..core.settings import Settings
-from ..governance.roles import has_role
 
 # %% ../../nbs/api/76e_app.isolation.ipynb #kernels
 class OwnKernels(AsyncMappingKernelManager):
@@ -56,8 +55,7 @@ class OwnKernels(AsyncMappingKernelManager):
         if is_page:
             self.of_pages.add(kernel_id)
         env |= self.gateway.kernel_environment(person, kernel_id, is_page)
-        for name in self.gateway.secrets:
-            env.pop(name, None)
+        env.pop("MLFLOW_BACKEND_STORE_URI", None)  # is for the MLflow that the server starts
         try:
             return await super().start_kernel(kernel_id=kernel_id, env=env, **told)
         except BaseException:
@@ -137,7 +135,7 @@ class OwnConnection(ZMQChannelsWebsocketConnection):
     def handle_incoming_message(self, incoming_msg: Any) -> None:
         kernels, kernel_id = self.multi_kernel_manager, self.kernel_id
         person = self.websocket_handler.current_user.username
-        may_run = has_role(kernels.gateway.settings, person, "scientist")
+        may_run = runs_code(kernels.gateway.settings, person)
         if not may_run and not is_harmless(*self._read(incoming_msg)):
             self.log.warning(
                 "A message of %s to kernel %s was refused: their role may not run code.", person, kernel_id
@@ -157,10 +155,8 @@ class OwnConnection(ZMQChannelsWebsocketConnection):
 class Gateway:
     "What all parts of the server share."
 
-    def __init__(
-        self, settings: Settings, address: str, certificate: str = "", secrets: tuple[str, ...] = ()
-    ):
-        self.settings, self.address, self.certificate, self.secrets = settings, address, certificate, secrets
+    def __init__(self, settings: Settings, address: str, certificate: str = ""):
+        self.settings, self.address, self.certificate = settings, address, certificate
         self.tokens = KernelTokens(settings.gateway.minutes)
 
     def kernel_environment(self, person: str | None, kernel_id: str, is_page: bool) -> dict[str, str]:

@@ -83,6 +83,10 @@ class RolesSection(_Section):
     scientist: str = Field("", description="users who may also run pipelines and write tables")
     approver: str = Field("", description="users who may also decide about models")
     admin: str = Field("", description="users who may do everything")
+    code: Literal["signed", "trusted"] = Field(
+        "signed",
+        description="when scientists of a team may run code on the server, which could write decisions too: where decisions are signed, or because they are trusted not to",
+    )
     pii: str = Field("", description="users who may see columns tagged pii, separated by commas")
 
 

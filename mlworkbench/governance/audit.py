@@ -19,7 +19,7 @@ from pathlib import Path
 from ..core.clock import now
 from ..core.errors import SettingsError
 from ..core.settings import Settings
-from ..core.signing import is_signed, sign
+from ..core.signing import is_signed, sign, signs
 from ..core.store import Store, canonical_json, digest_of, read_record, write_record
 from ..pipeline.tracking import mlflow_client
 
@@ -176,7 +176,7 @@ def record(
         at = now().isoformat(timespec="milliseconds")
         previous = rows[-1].digest if rows else GENESIS
         row = AuditRow(len(rows) + 1, at, actor, action, model, version, reason, details, previous)
-        if settings.audit.public_key and action in SIGNED:
+        if action in SIGNED and signs(settings):
             row = replace(row, details=details | {"signature": sign(settings, _signable(row))})
         row = replace(row, digest=row_digest(row))
         connection.execute(_table().insert().values({**asdict(row), "details": json.dumps(row.details)}))

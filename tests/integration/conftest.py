@@ -139,10 +139,14 @@ PAGES = "pandas, sklearn.linear_model, mlflow, mlworkbench.app.page_approvals, m
 def team(flights, start) -> Callable[..., dict[str, Person]]:
     "Starts `mlw up` for four people, each logged in, and one who is not."
 
-    def begin(*more: str, tls: ssl.SSLContext | None = None, **env: str) -> dict[str, Person]:
+    def begin(
+        *more: str, tls: ssl.SSLContext | None = None, code: str = "trusted", **env: str
+    ) -> dict[str, Person]:
         roles = "".join(f"{role} = {name}\n" for name, role in PEOPLE.items())
         with (flights / "settings.ini").open("a") as told:
-            told.write(f"\n[roles]\n{roles}\n[gateway]\nminutes = 0.15\n" + "\n".join(more) + "\n")
+            told.write(
+                f"\n[roles]\n{roles}code = {code}\n\n[gateway]\nminutes = 0.15\n" + "\n".join(more) + "\n"
+            )
         for name in PEOPLE:
             set_password(read_settings(flights), name, password(name))
         show = nbformat.v4.new_code_cell(

@@ -157,6 +157,26 @@ def test_each_role_opens_what_is_its_own_and_no_more(team):
     assert "JupyterLab" in sam.ask("GET", "/home")[1] and "JupyterLab" not in vera.ask("GET", "/home")[1]
 
 
+def test_where_nothing_holds_code_to_the_roles_a_scientist_runs_none(team, flights):
+    people = team(code="signed")
+    sam, ada = people["sam"], people["ada"]
+    said = (flights / "up.log").read_text()
+    assert "sam may look and run pipelines here, and gets no JupyterLab" in said and "mlw audit key" in said
+    for path in OPEN["scientist"]:
+        status, text = sam.ask("GET", path)
+        assert status == 403 and "code could decide as well as an approver" in text, (path, status)
+        assert ada.ask("GET", path)[0] in (200, 302), path
+    for method, path in (("POST", "/api/kernels"), ("PUT", "/api/contents/nbs/dashboards/home.ipynb")):
+        assert sam.ask(method, path, {"name": "python3"})[0] == 403, path
+    home = sam.ask("GET", "/home")[1]
+    assert "JupyterLab" not in home and "MLflow" not in home and "JupyterLab" in ada.ask("GET", "/home")[1]
+    status, text = sam.ask("GET", "/voila/render/nbs/dashboards/pipeline.ipynb")
+    assert status == 200 and "must be scientist" not in text  # runs are still his
+    mark = flights / "mark.txt"
+    _, kernel = sam.page_token()
+    assert not run_code(sam, kernel, f"open({str(mark)!r}, 'w').write('x')", 5) and not mark.exists()
+
+
 SHOWN = {  # dashboard → what everybody sees there
     "home": "in production",
     "approvals": "flights version 1 asks to be the first in production",
