@@ -469,7 +469,7 @@ def users_list() -> None:
 
 @users.command("sign", epilog=_example("mlw users sign"))
 def users_sign() -> None:
-    "Sign the list of users as it is, where decisions are signed and the list is from before, or was changed."
+    "Sign the list of users, and the roles of settings.ini, as they are: where decisions are signed, and these are from before or were changed."
     from mlworkbench.app.identity import sign_users
 
     settings = _settings()
