@@ -151,6 +151,8 @@ def hub(flights, start):
     signing_key, public_key = new_pair()
     with (flights / "settings.ini").open("a") as told:
         told.write(f"\n[roles]\nadmin = boss\napprover = ada\n[audit]\npublic_key = {public_key}\n")
+    signed = mlw(flights, "users", "sign", MLW_USER="boss", MLW_SIGNING_KEY=signing_key)
+    assert signed.returncode == 0, signed.stderr
     config, ports = flights / "jupyterhub_config.py", [free_port() for _ in range(4)]
     text = re.sub(r"^PORT = \d+", f"PORT = {ports[0]}", config.read_text(), flags=re.MULTILINE)
     public, proxy, own = (f"http://127.0.0.1:{p}" for p in ports[1:])
