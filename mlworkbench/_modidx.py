@@ -382,6 +382,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'mlworkbench/app/identity.py'),
                                           'mlworkbench.app.identity._write_users': ( 'api/app.identity.html#_write_users',
                                                                                      'mlworkbench/app/identity.py'),
+                                          'mlworkbench.app.identity.gains_by_code': ( 'api/app.identity.html#gains_by_code',
+                                                                                      'mlworkbench/app/identity.py'),
                                           'mlworkbench.app.identity.guard': ('api/app.identity.html#guard', 'mlworkbench/app/identity.py'),
                                           'mlworkbench.app.identity.is_team': ( 'api/app.identity.html#is_team',
                                                                                 'mlworkbench/app/identity.py'),

@@ -58,9 +58,9 @@ def test_who_starts_it_is_told_who_can_decide(project, signing, keyless, monkeyp
         assert about_decisions(with_(roles=team)) == "", "one person, by a token, on a machine of their own"
         set_password(project, "sam", "secret-of-sam")
         assert about_decisions(with_(roles={"viewer": "vera", "admin": "boss"})) == ""
-        assert about_decisions(with_(roles=team)).startswith(
-            "sam may look and run pipelines here, and gets no"
-        )
+        assert about_decisions(with_(roles=team)).startswith("sam may look and run pipelines here, without")
+        two = with_(roles=team, approvals={"required": 2})
+        assert about_decisions(two).startswith("ada, sam may look")
         trusted = with_(roles=team | {"code": "trusted"})
         assert about_decisions(trusted).startswith("sam may run code here")
     with pytest.raises(SettingsError, match="names no public key"):  # somebody has taken it away

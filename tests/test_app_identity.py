@@ -107,6 +107,7 @@ def test_a_scientists_code_runs_where_it_can_not_decide(project, signing):
     may = lambda settings: [n for n in ("vera", "sam", "ada", "boss") if runs_code(settings, n)]
     assert may(with_()) == ["sam", "ada", "boss"], "one person, by a token, on a machine of their own"
     set_password(project, "sam", "secret-of-sam")
+    assert may(with_(approvals={"required": 2})) == ["boss"], "or Ada's code would be the second"
     assert may(with_()) == ["ada", "boss"] and may(with_(roles=roles | {"code": "trusted"})) == [
         "sam",
         "ada",

@@ -27,7 +27,7 @@ from jinja2 import BytecodeCache
 from jinja2.bccache import Bucket
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .identity import PERSON, guard, is_team, runs_code
+from .identity import PERSON, gains_by_code, guard, is_team, runs_code
 from .page_home import overview_html
 from .page_serving import api_document, serving_html
 from .scaffold import dashboards_folder
@@ -466,13 +466,13 @@ def about_decisions(settings: Settings) -> str:
         except ApprovalRefused:
             return f"Decisions are signed in this project, and {SIGNING_KEY} is not set: nothing can be decided here."
         return ""
-    scientists = [n for n in names_in(settings.roles.scientist) if not has_role(settings, n, "approver")]
-    if not scientists or not is_team(settings):
+    coders = names_in(f"{settings.roles.scientist},{settings.roles.approver}")
+    who = ", ".join(sorted(n for n in coders if gains_by_code(settings, n)))
+    if not who or not is_team(settings):
         return ""
-    who = ", ".join(sorted(scientists))
     if settings.roles.code == "trusted":
         return f"{who} may run code here, which can write what it likes, decisions too. To have it held to the roles: mlw audit key."
-    return f"{who} may look and run pipelines here, and gets no JupyterLab or MLflow: code could take decisions, too. To change that, have decisions signed (mlw audit key), or say in settings.ini: [roles] code = trusted."
+    return f"{who} may look and run pipelines here, without JupyterLab and MLflow: code could take decisions, too. To change that, have decisions signed (mlw audit key), or say in settings.ini: [roles] code = trusted."
 
 
 def gateway_environment(settings: Settings) -> dict[str, str]:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NAME', 'NO_CODE', 'PERSON', 'MOST_MISSES', 'read_users', 'sign_users', 'set_password', 'remove_user', 'is_team',
-           'runs_code', 'needed_role', 'plain_path', 'SignedOn', 'WorkbenchIdentity', 'WorkbenchAuthorizer', 'guard',
-           'Login', 'Logout']
+           'runs_code', 'gains_by_code', 'needed_role', 'plain_path', 'SignedOn', 'WorkbenchIdentity',
+           'WorkbenchAuthorizer', 'guard', 'Login', 'Logout']
 
 # %% ../../nbs/api/76d_app.identity.ipynb #imports
 import contextvars
@@ -108,14 +108,17 @@ def _by_provider(settings: Settings) -> bool:
 
 
 def runs_code(settings: Settings, name: str) -> bool:
-    "Whether the person may run code of their own on the server, which runs as the server's account: whoever may decide, and a scientist where that takes no more than it gives."
-    if has_role(settings, name, "approver"):
-        return True
+    "Whether the person may run code of their own on the server, as the server's account."
     held = bool(settings.audit.public_key) or settings.roles.code == "trusted" or not is_team(settings)
-    return held and has_role(settings, name, "scientist")
+    return has_role(settings, name, "scientist") and (held or not gains_by_code(settings, name))
 
 
-NO_CODE = "A scientist's code could decide as well as an approver, so it is not run here until decisions are signed (mlw audit key), or settings.ini says [roles] code = trusted."
+def gains_by_code(settings: Settings, name: str) -> bool:
+    "Whether code that is not held to the roles could decide more than the person may: as somebody else who may, or as the second of two."
+    return not has_role(settings, name, "approver" if settings.approvals.required == 1 else "admin")
+
+
+NO_CODE = "Code that runs here could decide as somebody else, so yours is not run until decisions are signed (mlw audit key), or settings.ini says [roles] code = trusted."
 
 
 def _write_users(settings: Settings, users: dict[str, str]) -> None:
