@@ -3104,6 +3104,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'mlworkbench/serving/labels.py'),
                                             'mlworkbench.serving.labels._text': ( 'api/serving.labels.html#_text',
                                                                                   'mlworkbench/serving/labels.py'),
+                                            'mlworkbench.serving.labels._texts': ( 'api/serving.labels.html#_texts',
+                                                                                   'mlworkbench/serving/labels.py'),
                                             'mlworkbench.serving.labels._without_repeats': ( 'api/serving.labels.html#_without_repeats',
                                                                                              'mlworkbench/serving/labels.py'),
                                             'mlworkbench.serving.labels.add_labels': ( 'api/serving.labels.html#add_labels',

@@ -31,7 +31,7 @@ from mlworkbench.core.settings import MonitorSection
 from mlworkbench.data.tables import write_table
 from mlworkbench.governance.approvals import approve
 from mlworkbench.models.onnxgraph import Columns
-from mlworkbench.monitoring.watched import PREDICTION
+from mlworkbench.monitoring.watched import CLASS, PREDICTION
 from mlworkbench.serving.labels import add_labels
 from mlworkbench.serving.predictionlog import PredictionLog, entry
 from mlworkbench.serving.predictor import Batch
@@ -46,7 +46,7 @@ def test_a_look_says_what_moved_how_good_it_probably_is_and_how_good_it_was(watc
     assert before.estimated["auc"].low <= before.realised["auc"] <= before.estimated["auc"].high
     after = take_look(watched, datetime(2013, 2, 4, tzinfo=UTC), datetime(2013, 2, 11, tzinfo=UTC))
     assert (
-        set(after.moved) == {"a", PREDICTION, LABEL}
+        set(after.moved) == {"a", PREDICTION, CLASS, LABEL}
         and after.estimated["rate"].value > before.estimated["rate"].high
     )
 
@@ -76,7 +76,7 @@ def test_an_empty_window_is_a_look_too_and_one_turned_round_is_refused(watched):
 def test_prediction_and_label_are_looked_at_as_features_are(watched):
     late = take_look(watched, datetime(2013, 2, 4, tzinfo=UTC), datetime(2013, 2, 11, tzinfo=UTC))
     moved = late.drift.set_index("feature")
-    assert moved.status[[PREDICTION, LABEL]].tolist() == ["alarm", "alarm"]
+    assert moved.status[[PREDICTION, CLASS, LABEL]].tolist() == ["alarm"] * 3
     with at(BEGIN):
         early = take_look(watched, BEGIN, BEGIN + timedelta(days=7)).drift.set_index("feature")
     assert early.status[LABEL] == "insufficient data" and early.missing[LABEL] == 0
@@ -178,7 +178,7 @@ def test_what_moved_since_the_window_before_is_told_apart_from_what_moved_since_
     first, jump, after = (take_look(watched, *week(k)) for k in (0, 5, 6))
     assert first.change.empty and "a" in first.drift.feature.tolist()
     moved = lambda look: set(look.change[look.change.status == "alarm"].feature)
-    assert moved(jump) == {"a", PREDICTION} and moved(after) == set() and "a" in after.moved
+    assert moved(jump) == {"a", PREDICTION, CLASS} and moved(after) == set() and "a" in after.moved
 
 
 def test_figures_of_the_project_stand_beside_the_metrics(watched):

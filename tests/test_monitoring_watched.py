@@ -4,6 +4,7 @@
 
 # %% auto #0
 from mlworkbench.monitoring.watched import (
+    CLASS,
     DataError,
     PREDICTION,
     StoreError,
@@ -63,19 +64,16 @@ def serve(watched, moments, a):
 
 
 def counts(made):
-    return {
-        name: (
-            part["rows"],
-            {c: (p["n"], p["nulls"], p["min"], p["max"], p["counts"]) for c, p in part["columns"].items()},
-        )
-        for name, part in made.items()
-    }
+    facts = ("n", "nulls", "min", "max", "counts")
+    of = lambda part: {c: [p.get(fact) for fact in facts] for c, p in part["columns"].items()}
+    return {name: (part["rows"], of(part)) for name, part in made.items()}
 
 
 def at_once(watched, start, end, baselines):
     "The same, of all rows together."
     rows, found = answered(watched, start, end), {}
-    rows = rows.assign(**{PREDICTION: rows[watched.spec.answer]})
+    answers = rows[watched.spec.answer]
+    rows = rows.assign(**{PREDICTION: answers, CLASS: (answers >= 0.5).map({True: "1", False: "0"})})
     parts = [("", rows)] if "" in baselines else slice_rows(rows, baselines)
     for name, part in parts:
         if len(part):

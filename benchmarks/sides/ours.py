@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from functools import cache
 from pathlib import Path
@@ -16,19 +17,26 @@ def peak_mb() -> float:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-read_metadata = cache(pq.read_metadata)  # a file is opened once a column
+read_metadata = cache(pq.read_metadata)
+_files = threading.local()
+
+
+def opened(data: str, coded: bool) -> pq.ParquetFile:
+    "The file, opened once by each thread; `coded`: texts as codes of a dictionary, as they stand in it."
+    if (data, coded) not in vars(_files):
+        about = read_metadata(data)
+        texts = [f.name for f in about.schema.to_arrow_schema() if coded and pa.types.is_string(f.type)]
+        options = {"read_dictionary": texts, "pre_buffer": False, "buffer_size": 1 << 16}
+        vars(_files)[data, coded] = pq.ParquetFile(data, metadata=about, **options)
+    return vars(_files)[data, coded]
 
 
 def stream(
     data: str, batch_rows: int, times: int = 1, columns=None, coded: bool = False
 ) -> pa.RecordBatchReader:
     "The file's rows; `coded`: texts as codes of a dictionary, as they stand in it."
-    about = read_metadata(data)
-    schema = about.schema.to_arrow_schema()
-    texts = [f.name for f in schema if coded and pa.types.is_string(f.type)]
-    options = {"read_dictionary": texts, "pre_buffer": False, "buffer_size": 1 << 16}
-    file = pq.ParquetFile(data, metadata=about, **options)
-    schema = pa.schema([file.schema_arrow.field(n) for n in columns or schema.names])
+    file = opened(data, coded)
+    schema = pa.schema([file.schema_arrow.field(n) for n in columns or file.schema_arrow.names])
     options = {"columns": columns, "use_threads": not coded}  # columns come side by side already
     batches = (b for _ in range(times) for b in file.iter_batches(batch_rows, **options))
     return pa.RecordBatchReader.from_batches(schema, batches)
@@ -84,6 +92,7 @@ def _profiled(data: str, times: int = 1, known: dict | None = None) -> dict:
 def _compared(reference, now: str, times: int) -> dict:
     import datasketches  # noqa: F401
     import pandas  # noqa: F401
+    import scipy.special  # noqa: F401
 
     from mlworkbench.core.settings import MonitorSection
     from mlworkbench.monitoring.drift import compare

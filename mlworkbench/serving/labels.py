@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..core.clock import now
 from ..core.errors import DataError, TableNotFound, did_you_mean
 from ..core.settings import Settings
+from ..data.profiles import as_texts
 from ..data.tables import read_table, table_names, write_table
 from ..models.lineage import served_table
 from ..models.registry import CHAMPION, ModelSpec, find_version, version_spec
@@ -91,11 +92,17 @@ def _ids(rows: "pd.DataFrame", by: list[str]) -> "pd.Series":
         if rows[column].isna().any():
             row = int(rows[column].isna().to_numpy().argmax())
             raise DataError(f"Row {row} of the labels has no '{column}'.", row=row, column=column)
-    parts = [rows[c].map(_text).astype(object) for c in by]
+    parts = [_texts(rows[c]) for c in by]
     found = parts[0]
     for part in parts[1:]:
         found = found + "\x1f" + part
     return found.to_numpy()
+
+
+def _texts(column: "pd.Series") -> "pd.Series":
+    if column.dtype.kind in "iu":
+        return as_texts(column).to_pandas().set_axis(column.index).astype(object)
+    return column.map(_text).astype(object)
 
 
 def _text(value) -> str:
