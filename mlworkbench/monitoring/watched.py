@@ -60,7 +60,11 @@ def column_use(
     return {column: use if use >= least else 0.0 for column, use in found.items()}
 
 # %% ../../nbs/api/62_monitoring.watched.ipynb #watched
-PREDICTION, CLASS, LABEL = "(prediction)", "(class)", "(label)"  # how they are named among the features
+PREDICTION, CLASS, LABEL = (
+    "(prediction)",
+    "(predicted class)",
+    "(label)",
+)  # how they are named among the features
 NAMES = {PREDICTION: "the prediction", CLASS: "the predicted class", LABEL: "the label"}
 
 
