@@ -2368,6 +2368,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'mlworkbench/monitoring/watched.py'),
                                                 'mlworkbench.monitoring.watched._count': ( 'api/monitoring.watched.html#_count',
                                                                                            'mlworkbench/monitoring/watched.py'),
+                                                'mlworkbench.monitoring.watched._days': ( 'api/monitoring.watched.html#_days',
+                                                                                          'mlworkbench/monitoring/watched.py'),
                                                 'mlworkbench.monitoring.watched._estimator': ( 'api/monitoring.watched.html#_estimator',
                                                                                                'mlworkbench/monitoring/watched.py'),
                                                 'mlworkbench.monitoring.watched._files': ( 'api/monitoring.watched.html#_files',

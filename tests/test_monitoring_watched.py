@@ -99,6 +99,9 @@ def test_each_day_is_counted_once(watched, counted):
     window_profiles(watched, moment(0), moment(31), watched.whole)
     assert counted == [(moment(7), moment(14)), (moment(0), moment(7)), (moment(14), moment(31))]
     counted.clear()
+    window_profiles(watched, moment(0), moment(70), watched.slices)  # a month at a time
+    assert counted == [(moment(0), moment(31)), (moment(31), moment(59))]
+    counted.clear()
     window_profiles(watched, moment(7.5), moment(14.25), watched.whole)  # hours are not kept
     assert counted == [(moment(7.5), moment(8)), (moment(14), moment(14.25))]
     counted.clear()
