@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
 
@@ -96,11 +96,16 @@ def alike(broken: dict[str, int]) -> Counter:
     return found
 
 
-def interleaved(rounds: int, sides: dict[str, Callable[[], dict | float]]) -> dict[str, list]:
-    "Results of each side; who begins changes from round to round, since who follows a large process pays for it."
+def interleaved(
+    rounds: int, sides: dict[str, Callable[[], dict | float]], files: Iterable[Path] = ()
+) -> dict[str, list]:
+    "Results of each side; who begins changes from round to round, and before each the files are read and memory is taken and given back: who follows a large process would pay for it."
     found, names = {name: [] for name in sides}, list(sides)
     for round_ in range(rounds):
         for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
+            for file in files:
+                file.read_bytes()
+            np.ones(1 << 26)  # 512 MB that the machine may have given back to its host
             found[name].append(sides[name]())
     return found
 

@@ -77,7 +77,7 @@ def drift(
         sides["drift, Evidently's preset"] = lambda: side(
             evidently, "evidently_side.py", "preset", before, now
         )
-    found = interleaved(rounds, sides)
+    found = interleaved(rounds, sides, [before, now])
     assert found["drift, ours, both files"][0]["alarms"] == ["k0", "k1", "x0", "x1", "x2", "x3"], found
     told = {name: table.add(name, f) for name, f in found.items()}
     (both, memory), (window, _) = (told[name] for name in list(sides)[:2])

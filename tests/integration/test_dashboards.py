@@ -94,7 +94,8 @@ def test_the_monitor_shows_each_month_and_redraws_on_a_choice(flights, open_page
     for words in ("2013-04", "2013-07", "What has moved"):
         assert page.get_by_text(words).first.is_visible()
     pictures = page.locator("img")
-    page.locator("img[alt^='Features that moved']").wait_for(timeout=30_000)
+    for words in ("AUC by month", "What was predicted", "Features that moved"):  # each comes when it is drawn
+        page.locator(f"img[alt^='{words}']").wait_for(timeout=30_000)
     assert pictures.count() >= 4
     assert all(pictures.nth(i).get_attribute("alt") for i in range(pictures.count()))
     shown = page.locator("img[alt$=': training and 2013-07']")
