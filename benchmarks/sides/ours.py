@@ -92,7 +92,6 @@ def _profiled(data: str, times: int = 1, known: dict | None = None) -> dict:
 def _compared(reference, now: str, times: int) -> dict:
     import datasketches  # noqa: F401
     import pandas  # noqa: F401
-    import scipy.special  # noqa: F401
 
     from mlworkbench.core.settings import MonitorSection
     from mlworkbench.monitoring.drift import compare
