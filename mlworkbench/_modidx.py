@@ -1166,6 +1166,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'mlworkbench/data/profiles.py'),
                                            'mlworkbench.data.profiles.merge': ( 'api/data.profiles.html#merge',
                                                                                 'mlworkbench/data/profiles.py'),
+                                           'mlworkbench.data.profiles.merge_into': ( 'api/data.profiles.html#merge_into',
+                                                                                     'mlworkbench/data/profiles.py'),
                                            'mlworkbench.data.profiles.profile': ( 'api/data.profiles.html#profile',
                                                                                   'mlworkbench/data/profiles.py'),
                                            'mlworkbench.data.profiles.profile_bytes': ( 'api/data.profiles.html#profile_bytes',

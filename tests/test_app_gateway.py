@@ -122,6 +122,17 @@ def test_it_does_not_listen_to_others_without_people_names_and_tls(project, miss
         gateway_config(open_, 1)
 
 
+@pytest.mark.parametrize(
+    ("roles", "oidc", "said"),
+    [({}, "https://login", "would be admin"), ({"admin": "ada"}, "http://login", "is not https")],
+)
+def test_single_sign_on_that_can_not_be_is_told_before_the_server_starts(project, roles, oidc, said):
+    told = {"gateway": {"oidc": oidc, "oidc_client": "w"}, "roles": roles}
+    wrong = {k: getattr(project, k).model_copy(update=v) for k, v in told.items()}
+    with pytest.raises(SettingsError, match=said):
+        gateway_config(project.model_copy(update=wrong), 1)
+
+
 def test_a_team_has_no_token_and_no_terminals(project):
     set_password(project, "ada", "a long password")
     own = {"address": "0.0.0.0", "hosts": "ml.example.com, ml", "certificate": "c.pem", "key": "k.pem"}

@@ -486,6 +486,7 @@ def gateway_environment(settings: Settings) -> dict[str, str]:
 
 def gateway_config(settings: Settings, port: int) -> Path:
     "File with Jupyter Server's configuration for the project, written anew."
+    provider_of(settings)  # whatever is wrong with it is told before the server starts
     of, hub, team = settings.gateway, hub_place(), is_team(settings)
     address, port, base = hub or (of.address, port, "/")
     names = [n.strip() for n in of.hosts.split(",") if n.strip()]

@@ -109,8 +109,10 @@ def _by_provider(settings: Settings) -> bool:
 
 def runs_code(settings: Settings, name: str) -> bool:
     "Whether the person may run code of their own on the server, as the server's account."
-    held = bool(settings.audit.public_key) or settings.roles.code == "trusted" or not is_team(settings)
-    return has_role(settings, name, "scientist") and (held or not gains_by_code(settings, name))
+    if not has_role(settings, name, "scientist"):
+        return False
+    held = bool(settings.audit.public_key) or settings.roles.code == "trusted"
+    return held or not gains_by_code(settings, name) or not is_team(settings)
 
 
 def gains_by_code(settings: Settings, name: str) -> bool:

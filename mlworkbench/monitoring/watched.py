@@ -25,7 +25,14 @@ from ..core.clock import now
 from ..core.errors import DataError, StoreError, TableNotFound
 from ..core.settings import Settings
 from ..core.store import Store, canonical_json, digest_of, read_record, write_record
-from ..data.profiles import as_texts, merge, profile, profile_bytes, profile_parts, read_profile
+from mlworkbench.data.profiles import (
+    as_texts,
+    merge_into,
+    profile,
+    profile_bytes,
+    profile_parts,
+    read_profile,
+)
 from ..data.tables import files_between, open_table, read_table, scan_table
 from ..models.lineage import predictions_table, served_table
 from ..models.registry import CHAMPION, ModelSpec, find_version, load_holdout
@@ -299,9 +306,7 @@ def window_profiles(
     for first in range(0, len(of), AT_ONCE):
         last = first + AT_ONCE
         for profiles in _days(watched, sources, marks[first : last + 1], of[first:last], baselines):
-            for name, part in profiles.items():
-                part = _with_edges(part, baselines[name])
-                whole[name] = merge(whole[name], part) if name in whole else part
+            merge_into(whole, {n: _with_edges(part, baselines[n]) for n, part in profiles.items()})
     return whole
 
 
@@ -365,8 +370,7 @@ def _count(
     for source in sources:
         rows = source.stream(marks[0], marks[-1], columns)
         for day, found in zip(whole, profile_parts(rows, baselines, _AT, marks), strict=True):
-            for name, part in found.items():
-                day[name] = merge(day[name], part) if name in day else part
+            merge_into(day, found)
     return whole
 
 # %% ../../nbs/api/62_monitoring.watched.ipynb #keep
