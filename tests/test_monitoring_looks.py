@@ -178,7 +178,7 @@ def test_what_moved_since_the_window_before_is_told_apart_from_what_moved_since_
     first, jump, after = (take_look(watched, *week(k)) for k in (0, 5, 6))
     assert first.change.empty and "a" in first.drift.feature.tolist()
     moved = lambda look: set(look.change[look.change.status == "alarm"].feature)
-    assert moved(jump) == {"a", PREDICTION, CLASS} and moved(after) == set() and "a" in after.moved
+    assert moved(jump) == {"a", PREDICTION, CLASS, LABEL} and moved(after) == set() and "a" in after.moved
 
 
 def test_figures_of_the_project_stand_beside_the_metrics(watched):

@@ -6,11 +6,14 @@
 from mlworkbench.monitoring.watched import (
     CLASS,
     DataError,
+    LABEL,
     PREDICTION,
     StoreError,
     UTC,
     answered,
     datetime,
+    label_profile,
+    label_rows,
     np,
     profile,
     read_table,
@@ -167,6 +170,17 @@ def test_a_column_that_no_table_has_any_more_is_said(watched):
     serve(watched, [moment(3)], [0.0])  # the service's table has it
     made = window_profiles(watched, moment(0), moment(7), watched.whole)[""]
     assert made["rows"] == 701 and made["columns"]["b"]["nulls"] == 700
+
+
+def test_labels_are_the_sum_of_their_days_as_far_as_they_are_in(watched):
+    rows = answered(watched, moment(0), moment(31))
+    rows.loc[rows.index % 3 == 0, "label"] = np.nan
+    of = {"columns": {LABEL: watched.reference["columns"][LABEL]}}
+    at_once = profile(label_rows(rows, watched.spec), of)["columns"]
+    assert label_profile(watched, rows) == at_once and at_once[LABEL]["n"] == 3100 * 2 // 3
+    early = label_profile(watched, rows.assign(label=np.nan))
+    assert early[LABEL]["n"] == early[LABEL]["nulls"] == 0
+    assert label_profile(replace(watched, reference=watched.whole[""]), rows) == {}
 
 
 def test_only_what_is_asked_for_is_read(watched):

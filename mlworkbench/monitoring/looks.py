@@ -18,7 +18,6 @@ import numpy as np
 
 from ..core.errors import DataError, SettingsError, TableNotFound
 from ..core.settings import Settings
-from ..data.profiles import profile
 from ..data.tables import read_table
 from ..models.comparison import LOSSES, delong
 from .drift import MIN_ROWS, benjamini_hochberg, compare
@@ -29,7 +28,7 @@ from mlworkbench.monitoring.watched import (
     NAMES,
     Watched,
     answered,
-    label_rows,
+    label_profile,
     slice_rows,
     window_profiles,
 )
@@ -62,7 +61,7 @@ class Look:
     answers: "pd.DataFrame | None" = field(
         default=None, repr=False
     )  # its rows, with the columns that a look needs
-    profile: dict | None = field(default=None, repr=False)  # of the window, without labels
+    profile: dict | None = field(default=None, repr=False)  # of the window
     before: datetime | None = None  # when the window before this one began
 
     def __post_init__(self) -> None:
@@ -90,6 +89,8 @@ class Look:
         then = window_profiles(self.watched, since, self.start, whole).get("", {"rows": 0})
         if then["rows"] < MIN_ROWS:
             return pd.DataFrame()
+        if LABEL in self.profile["columns"]:
+            then = _with_labels(self.watched, then, answered(self.watched, since, self.start, []))
         return compare(then, self.profile, self.watched.settings.monitor, _importance(self.watched))
 
     @property
@@ -117,9 +118,8 @@ def take_look(
         return Look(
             *about, pd.DataFrame(), {}, nothing, watched.metrics, service=served, task=task, window=window
         )
-    profiled = window_profiles(watched, start, end, watched.whole)[""]
-    known = _with_labels(watched, profiled, rows)
-    drift = compare(watched.reference, known, watched.settings.monitor, _importance(watched))
+    profiled = _with_labels(watched, window_profiles(watched, start, end, watched.whole)[""], rows)
+    drift = compare(watched.reference, profiled, watched.settings.monitor, _importance(watched))
     found = drift, watched.estimate(rows), realised(rows, task), watched.metrics
     kpis = project_kpis(watched.settings, rows)
     return Look(*about, *found, kpis, served, task, window, watched, rows, profiled, before)
@@ -137,10 +137,7 @@ def _importance(watched: Watched) -> dict[str, float] | None:
 
 def _with_labels(watched: Watched, made: dict, rows: "pd.DataFrame") -> dict:
     "The profile with that of the labels; those that have not come are not missing ones."
-    if LABEL not in watched.reference["columns"]:
-        return made
-    of = {"columns": {LABEL: watched.reference["columns"][LABEL]}}
-    return made | {"columns": made["columns"] | profile(label_rows(rows, watched.spec), of)["columns"]}
+    return made | {"columns": made["columns"] | label_profile(watched, rows)}
 
 
 def _service(watched: Watched, rows: "pd.DataFrame", start: datetime, end: datetime) -> dict[str, float]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['USED', 'PREDICTION', 'CLASS', 'LABEL', 'NAMES', 'MOST', 'SERVED', 'AT_ONCE', 'column_use', 'Baselines', 'Watched',
-           'slice_rows', 'label_rows', 'watch_version', 'answered', 'answer_times', 'window_profiles']
+           'slice_rows', 'label_rows', 'watch_version', 'answered', 'answer_times', 'window_profiles', 'label_profile']
 
 # %% ../../nbs/api/62_monitoring.watched.ipynb #imports
 import base64
@@ -27,6 +27,7 @@ from ..core.settings import Settings
 from ..core.store import Store, canonical_json, digest_of, read_record, write_record
 from mlworkbench.data.profiles import (
     as_texts,
+    merge,
     merge_into,
     profile,
     profile_bytes,
@@ -372,6 +373,21 @@ def _count(
         for day, found in zip(whole, profile_parts(rows, baselines, _AT, marks), strict=True):
             merge_into(day, found)
     return whole
+
+# %% ../../nbs/api/62_monitoring.watched.ipynb #label-profile
+def label_profile(
+    watched: Watched,
+    rows: "pd.DataFrame",  # as of `answered`
+) -> dict:
+    "Column → statistics, as in a profile, of the labels that are in, in the reference's bins: the sum of the days that the rows were asked on. Empty where the version has no labels."
+    columns = {c: p for c, p in watched.reference["columns"].items() if c == LABEL}
+    if not columns:
+        return {}
+    labels = label_rows(rows, watched.spec)
+    whole = profile(labels.head(0), {"columns": columns})
+    for _, day in labels.groupby(rows["at"].dt.floor("D")):
+        whole = merge(whole, profile(day, {"columns": columns}))
+    return whole["columns"]
 
 # %% ../../nbs/api/62_monitoring.watched.ipynb #keep
 def _name(watched: Watched, baselines: Baselines, start: datetime, end: datetime) -> str:
