@@ -2398,6 +2398,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'mlworkbench/monitoring/watched.py'),
                                                 'mlworkbench.monitoring.watched.column_use': ( 'api/monitoring.watched.html#column_use',
                                                                                                'mlworkbench/monitoring/watched.py'),
+                                                'mlworkbench.monitoring.watched.forget_days': ( 'api/monitoring.watched.html#forget_days',
+                                                                                                'mlworkbench/monitoring/watched.py'),
                                                 'mlworkbench.monitoring.watched.label_profile': ( 'api/monitoring.watched.html#label_profile',
                                                                                                   'mlworkbench/monitoring/watched.py'),
                                                 'mlworkbench.monitoring.watched.label_rows': ( 'api/monitoring.watched.html#label_rows',

@@ -8,12 +8,15 @@ from mlworkbench.monitoring.watched import (
     DataError,
     LABEL,
     PREDICTION,
+    Store,
     StoreError,
     UTC,
     answered,
     datetime,
+    forget_days,
     label_profile,
     label_rows,
+    list_records,
     np,
     profile,
     read_table,
@@ -32,6 +35,7 @@ import pytest
 from mlworkbench.data.tables import write_table
 from mlworkbench.models.onnxgraph import Columns
 from mlworkbench.monitoring import watched as module
+from mlworkbench.pipeline.tracking import mlflow_client
 from mlworkbench.serving.predictionlog import PredictionLog, entry
 from mlworkbench.serving.predictor import Batch
 
@@ -160,6 +164,20 @@ def test_what_can_not_be_kept_or_read_is_counted_again(watched, counted, monkeyp
         file.write_bytes(file.read_bytes()[:-40])
     assert window_profiles(watched, *window, watched.whole) == first and len(counted) == 3
     assert window_profiles(watched, *window, watched.whole) == first and len(counted) == 3
+
+
+def test_days_of_versions_that_no_alias_names_are_forgotten(watched, counted):
+    settings, week = watched.settings, (moment(0), moment(7))
+    assert forget_days(settings) == (0, 0)
+    first = window_profiles(watched, *week, watched.whole)
+    store = Store(settings.resolve(settings.store.url))
+    days = list_records(store, "profiles")
+    assert len(days) == 7 and forget_days(settings) == (0, 0)
+    mlflow_client(settings).delete_registered_model_alias("m", "challenger")
+    files, freed = forget_days(settings, dry_run=True)
+    assert files == 7 and freed > 7 * 100 and list_records(store, "profiles") == days
+    assert forget_days(settings) == (files, freed) and list_records(store, "profiles") == []
+    assert window_profiles(watched, *week, watched.whole) == first and len(counted) == 2
 
 
 def test_a_column_that_no_table_has_any_more_is_said(watched):

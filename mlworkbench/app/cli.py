@@ -539,11 +539,13 @@ def kernels_stop() -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def gc(keep, dry_run) -> None:
-    "Remove stored results that only older runs made."
+    "Remove stored results that only older runs made, and profiles of model versions that no alias names."
+    from mlworkbench.monitoring.watched import forget_days
     from mlworkbench.pipeline.history import collect_garbage
 
     _require("scientist", "remove results")
-    files, freed = collect_garbage(_store(_settings()), keep, dry_run=dry_run)
+    removed = forget_days(_settings(), dry_run), collect_garbage(_store(_settings()), keep, dry_run=dry_run)
+    files, freed = map(sum, zip(*removed, strict=True))
     click.echo(f"{'Would remove' if dry_run else 'Removed'} {files} files, {freed / 1e6:.1f} MB.")
 
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['USED', 'PREDICTION', 'CLASS', 'LABEL', 'NAMES', 'MOST', 'SERVED', 'AT_ONCE', 'column_use', 'Baselines', 'Watched',
-           'slice_rows', 'label_rows', 'watch_version', 'answered', 'answer_times', 'window_profiles', 'label_profile']
+           'slice_rows', 'label_rows', 'watch_version', 'answered', 'answer_times', 'window_profiles', 'label_profile',
+           'forget_days']
 
 # %% ../../nbs/api/62_monitoring.watched.ipynb #imports
 import base64
@@ -24,7 +25,15 @@ import numpy as np
 from ..core.clock import now
 from ..core.errors import DataError, StoreError, TableNotFound
 from ..core.settings import Settings
-from ..core.store import Store, canonical_json, digest_of, read_record, write_record
+from mlworkbench.core.store import (
+    Store,
+    canonical_json,
+    digest_of,
+    list_records,
+    read_record,
+    remove_record,
+    write_record,
+)
 from mlworkbench.data.profiles import (
     as_texts,
     merge,
@@ -36,7 +45,7 @@ from mlworkbench.data.profiles import (
 )
 from ..data.tables import files_between, open_table, read_table, scan_table
 from ..models.lineage import predictions_table, served_table
-from ..models.registry import CHAMPION, ModelSpec, find_version, load_holdout
+from ..models.registry import CHAMPION, ModelSpec, find_version, load_holdout, registered
 from .drift import MIN_ROWS
 from .estimation import Estimate, Estimator
 from .losses import LEAST, LossEstimator
@@ -420,6 +429,20 @@ def _keep(store: Store, name: str, of: str, profiles: dict[str, dict]) -> None:
         write_record(
             store, "profiles", name, {"of": of, "profiles": base64.b64encode(profile_bytes(lean)).decode()}
         )
+
+
+def forget_days(settings: Settings, dry_run: bool = False) -> tuple[int, int]:  # records removed, bytes freed
+    "Remove what is kept of versions that no alias names, such as former champions; a look at one counts its days again."
+    store = Store(settings.resolve(settings.store.url))
+    if not (names := list_records(store, "profiles")):
+        return 0, 0
+    versions = [v for of_model in registered(settings).values() for v in of_model if v.aliases]
+    wanted = {f"{v.name}/{v.version}" for v in versions}
+    gone = [name for name in names if name.rpartition("/")[0] not in wanted]
+    freed = sum(store.fs.size(store.record_path("profiles", name)) for name in gone)
+    for name in [] if dry_run else gone:
+        remove_record(store, "profiles", name)
+    return len(gone), freed
 
 
 def _with_edges(made: dict, baseline: dict) -> dict:
