@@ -4,6 +4,7 @@
 
 # %% auto #0
 from mlworkbench.app.scaffold import (
+    Path,
     Settings,
     WorkbenchError,
     dashboards_folder,
@@ -21,6 +22,7 @@ def test_a_new_project_has_a_pipeline_that_can_be_read_and_dashboards(tmp_path):
     make_project(tmp_path / "late")
     settings = read_settings(tmp_path / "late")
     assert settings.project.name == "late"
+    assert settings.retrain == read_settings(Path.cwd()).retrain  # as in the workbench's own project
     assert list(read_pipeline(settings.pipelines / "flights").steps) == [
         "ingest",
         "validate",

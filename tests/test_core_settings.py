@@ -96,6 +96,13 @@ def test_paths_are_relative_to_the_root(project):
     assert s.pipelines == project.resolve() / "nbs/pipelines"
 
 
+def test_keys_of_sections_with_names_are_listed_also_where_there_is_none(project):
+    of = lambda: {name: value for name, value, *_ in read_settings(project).listed() if " " in name}
+    assert of()["retrain NAME.on"] == "drift, performance" and of()["alert NAME.what"] == ""
+    (project / "settings.ini").write_text("[retrain m]\non = drift\n")
+    assert of()["retrain m.on"] == "drift" and "retrain NAME.on" not in of() and "alert NAME.of" in of()
+
+
 def test_passwords_in_addresses_are_not_listed(project, monkeypatch):
     monkeypatch.setenv("MLW_AUDIT_URL", "postgresql+psycopg://ada:p4ss:word@db:5432/audit")
     monkeypatch.setenv("MLW_TRACKING_URI", "http://mlflow:5000")

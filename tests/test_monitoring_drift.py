@@ -9,6 +9,7 @@ from mlworkbench.monitoring.drift import (
     MonitorSection,
     N_BINS,
     benjamini_hochberg,
+    calibrated,
     common_bins,
     compare,
     homogeneity,
@@ -191,6 +192,50 @@ def test_what_goes_missing_is_an_alarm_and_what_nobody_uses_a_note():
     found = compare(ref, profile(now, ref), MonitorSection(), {"a": 0.2}).set_index("feature")
     assert found.status.to_dict() == {"a": "alarm", "b": "note"}
     assert "% is missing, 0% before" in found.words["a"] and "does not use it" in found.words["b"]
+
+
+def seasonal(weeks, shift=0.0):
+    "500 rows a week: `wave` is another one each week, `mix` too, `steady` never."
+    rng = np.random.default_rng(7)
+    parts = []
+    for k in range(weeks):
+        at = pd.Timestamp("2013-01-01") + pd.to_timedelta(7 * k + rng.uniform(0, 7, 500), unit="D")
+        share = 0.5 + 0.3 * np.sin(2 * k)
+        part = {"wave": rng.normal(np.sin(2 * k) + shift, 1, 500), "steady": rng.normal(shift, 1, 500)}
+        parts.append(
+            pd.DataFrame(part | {"at": at, "mix": rng.choice(["x", "y"], 500, p=[share, 1 - share])})
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_what_a_feature_does_by_itself_is_the_effect_of_each_window_against_the_others():
+    rows = seasonal(6)
+    ref = profile(rows[["wave", "mix", "steady"]])
+    found = calibrated(ref, rows, "at")
+    effects = []
+    for k in range(6):
+        own = rows.index // 500 == k
+        parts = [profile(rows[side], ref)["columns"]["mix"]["counts"] for side in (~own, own)]
+        effects.append(homogeneity(*parts).effect)
+    assert found["columns"]["mix"]["usual"] == pytest.approx(np.mean(effects) + 3 * np.std(effects, ddof=1))
+    assert found["columns"]["steady"]["usual"] < 0.2 < 0.4 < found["columns"]["wave"]["usual"]
+    bare = {c: {k: v for k, v in p.items() if k != "usual"} for c, p in found["columns"].items()}
+    assert found | {"columns": bare} == ref
+    assert calibrated(ref, rows[rows["at"] < pd.Timestamp("2013-01-20")], "at") == ref  # three windows
+
+
+def test_calibrated_limits_let_a_feature_move_as_far_as_it_does_by_itself():
+    rows = seasonal(12)
+    ref = calibrated(profile(rows[["wave", "mix", "steady"]]), rows, "at")
+    alarms = lambda window, **limits: {
+        r.feature
+        for r in compare(ref, profile(window, ref), MonitorSection(**limits)).itertuples()
+        if r.status == "alarm"
+    }
+    week = rows[5000:5500]
+    assert "wave" in alarms(week) and alarms(week, calibrated=True) == set()
+    moved = seasonal(12, shift=3.0)[5000:5500]
+    assert {"wave", "steady"} <= alarms(moved, calibrated=True)
 
 
 def test_slices_are_judged_together():

@@ -58,6 +58,16 @@ def test_a_column_that_the_model_does_not_use_is_only_noted(watched):
     assert "a" not in look.moved and look.drift.set_index("feature").status["a"] == "note"
 
 
+def test_calibrated_limits_hold_for_the_whole_and_its_slices(watched):
+    columns = {c: p | {"usual": 2.0 * (c == "a")} for c, p in watched.reference["columns"].items()}
+    limits = MonitorSection(calibrated=True)
+    settings = watched.settings.model_copy(update={"monitor": limits})
+    weeks = datetime(2013, 2, 4, tzinfo=UTC), datetime(2013, 2, 25, tzinfo=UTC)
+    usual = take_look(replace(watched, settings=settings, reference={"columns": columns}), *weeks)
+    assert set(usual.moved) == {PREDICTION, CLASS, LABEL}
+    assert not usual.slices.empty and not usual.slices.moved.str.contains("a, |a$").any()
+
+
 def test_labels_count_from_the_moment_that_they_are_known(watched):
     with at(BEGIN + timedelta(days=6)):
         early = take_look(watched, BEGIN, BEGIN + timedelta(days=7))

@@ -1,7 +1,6 @@
 """Evidently's side, in an environment of its own: `preset REFERENCE CURRENT` or `bare REFERENCE CURRENT`, or `windows REFERENCE FOLDER`. Prints JSON."""
 
 import json
-import resource
 import sys
 import time
 import warnings
@@ -11,6 +10,7 @@ warnings.filterwarnings("ignore")
 import pandas as pd
 from evidently import DataDefinition, Dataset, Report
 from evidently.presets import DataDriftPreset
+from memory import peak_mb
 
 
 def report(before: pd.DataFrame, now: pd.DataFrame) -> dict:
@@ -60,4 +60,4 @@ def _is_drift(value: float, config: dict) -> bool:
 
 if __name__ == "__main__":
     told = {"preset": preset, "bare": bare, "windows": windows}[sys.argv[1]](*sys.argv[2:])
-    print(json.dumps(told | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(json.dumps(told | {"peak_mb": peak_mb()}))

@@ -8,12 +8,7 @@ from pathlib import Path
 import great_expectations as gx
 import great_expectations.expectations as gxe
 import pandas as pd
-
-
-def peak_mb() -> float:
-    "Most memory that this process had, in MB; `ru_maxrss` would count what its parent had when it forked."
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+from memory import peak_mb
 
 
 def expectations(column: str, rules: dict):

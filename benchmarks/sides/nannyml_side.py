@@ -1,7 +1,6 @@
 """NannyML's side, in an environment of its own: `drift REFERENCE CURRENT`, `cbpe FOLDER`, `dle FOLDER`, or `estimate REFERENCE CURRENT`. Prints JSON."""
 
 import json
-import resource
 import sys
 import time
 import warnings
@@ -9,6 +8,7 @@ import warnings
 warnings.filterwarnings("ignore")
 import nannyml
 import pandas as pd
+from memory import peak_mb
 
 METRICS = {
     "roc_auc": "auc", "average_precision": "average_precision", "accuracy": "accuracy", "precision": "precision",
@@ -87,4 +87,4 @@ def dle(folder: str) -> dict:
 
 if __name__ == "__main__":
     told = {"drift": drift, "cbpe": cbpe, "dle": dle, "estimate": estimate}[sys.argv[1]](*sys.argv[2:])
-    print(json.dumps(told | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(json.dumps(told | {"peak_mb": peak_mb()}))

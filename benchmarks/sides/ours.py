@@ -9,13 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-
-def peak_mb() -> float:
-    "Most memory that this process had, in MB; `ru_maxrss` would count what its parent had when it forked."
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-
+from memory import peak_mb
 
 read_metadata = cache(pq.read_metadata)
 _files = threading.local()

@@ -3,16 +3,10 @@
 import json
 import sys
 import time
-from pathlib import Path
 
 import pyarrow.parquet as pq
+from memory import peak_mb
 from whylogs.core import DatasetProfile
-
-
-def peak_mb() -> float:
-    "Most memory that this process had, in MB; `ru_maxrss` would count what its parent had when it forked."
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def main(data: str, batch_rows: str) -> None:

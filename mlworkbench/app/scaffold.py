@@ -145,6 +145,17 @@ guarded(page)"""
 _SETTINGS = """; settings of this project; `mlw doctor` prints every key with its meaning and value
 [project]
 name = {name}
+
+[retrain flights]
+; when and how the model learns again
+on = performance
+growth = 0.3
+window = expanding
+start = 2013-01-01
+holdout = 14
+parameters = train.train_from={{from}}, train.train_until={{cut}}, evaluate.test_from={{cut}}, evaluate.test_until={{until}}
+promote = ask
+interval = 14
 """
 
 

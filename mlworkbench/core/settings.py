@@ -263,13 +263,17 @@ class MonitorSection(_Section):
         0.05, ge=0, le=1, description="distance D of a number's distribution that is worth a look"
     )
     numeric_alarm: float = Field(
-        0.10, ge=0, le=1, description="distance D of a number's distribution that is an alarm"
+        0.10, gt=0, le=1, description="distance D of a number's distribution that is an alarm"
     )
     categorical_warn: float = Field(
         0.02, ge=0, description="divergence of a mix of categories that is worth a look"
     )
     categorical_alarm: float = Field(
-        0.10, ge=0, description="divergence of a mix of categories that is an alarm"
+        0.10, gt=0, description="divergence of a mix of categories that is an alarm"
+    )
+    calibrated: bool = Field(
+        False,
+        description="a feature may move as far as it did by itself, from week to week, in the rows that the version learned from",
     )
     significance: float = Field(
         0.05, gt=0, lt=1, description="share of false ones among the moves called sure, at most"
@@ -436,13 +440,15 @@ class Settings(_Section):
         return self.root / self.project.reports
 
     def listed(self) -> list[tuple[str, str, str, str]]:
-        "(name, value, where it comes from, meaning) of every setting; passwords in addresses are left out."
+        "(name, value, where it comes from, meaning) of every setting; passwords in addresses are left out. Sections with names that there are none of are listed as [alert NAME]."
         parts = {section: getattr(self, section) for section in SECTIONS}
-        parts |= {f"{kind} {name}": part for kind in NAMED for name, part in getattr(self, kind).items()}
+        for kind, section in NAMED.items():
+            named = getattr(self, kind) or {"NAME": section.model_construct()}
+            parts |= {f"{kind} {name}": part for name, part in named.items()}
         return [
             (
                 name := f"{section}.{key}",
-                without_password(str(getattr(part, key))),
+                without_password(str(getattr(part, key, ""))),
                 self.sources.get(name, "default"),
                 field.description or "",
             )

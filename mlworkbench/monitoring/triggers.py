@@ -162,7 +162,7 @@ def policy_of(settings: Settings, model: str) -> RetrainSection:
     "The model's policy. Raises `SettingsError`."
     if model not in settings.retrain:
         raise SettingsError(
-            f"settings.ini has no section [retrain {model}], so nothing says how '{model}' learns again.",
+            f"settings.ini has no section [retrain {model}], so nothing says when and how '{model}' learns again. Add it; it can be empty, and `mlw doctor` prints its keys with their meaning.",
             section=f"retrain {model}",
         )
     policy, known = settings.retrain[model], causes_of(settings, model)

@@ -143,7 +143,10 @@ class Watched:
             names = [f"{column} = {value}" for value in counts.index[counts >= MIN_ROWS][:MOST]]
             for name, rows in slice_rows(self.holdout, names):
                 features = [c for c in self.reference["columns"] if c in rows]
-                found[name] = profile(rows[features].assign(**{PREDICTION: rows[self.spec.answer]}))
+                made = profile(rows[features].assign(**{PREDICTION: rows[self.spec.answer]}))
+                for column, told in made["columns"].items():
+                    told["usual"] = self.reference["columns"].get(column, {}).get("usual", 0.0)
+                found[name] = made
         return found
 
     def estimate(self, rows: "pd.DataFrame") -> dict[str, Estimate]:
