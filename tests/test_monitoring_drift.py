@@ -195,22 +195,21 @@ def test_what_goes_missing_is_an_alarm_and_what_nobody_uses_a_note():
 
 
 def seasonal(weeks, shift=0.0):
-    "500 rows a week: `wave` is another one each week, `mix` too, `steady` never."
+    "500 rows a week: `wave` and `mix` are others each week, `gaps` has more or fewer of them, and `steady` is what it was."
     rng = np.random.default_rng(7)
     parts = []
     for k in range(weeks):
         at = pd.Timestamp("2013-01-01") + pd.to_timedelta(7 * k + rng.uniform(0, 7, 500), unit="D")
         share = 0.5 + 0.3 * np.sin(2 * k)
         part = {"wave": rng.normal(np.sin(2 * k) + shift, 1, 500), "steady": rng.normal(shift, 1, 500)}
-        parts.append(
-            pd.DataFrame(part | {"at": at, "mix": rng.choice(["x", "y"], 500, p=[share, 1 - share])})
-        )
+        part |= {"at": at, "mix": rng.choice(["x", "y"], 500, p=[share, 1 - share])}
+        parts.append(pd.DataFrame(part).assign(gaps=lambda d, p=share: d.steady.where(rng.random(500) > p)))
     return pd.concat(parts, ignore_index=True)
 
 
 def test_what_a_feature_does_by_itself_is_the_effect_of_each_window_against_the_others():
     rows = seasonal(6)
-    ref = profile(rows[["wave", "mix", "steady"]])
+    ref = profile(rows.drop(columns="at"))
     found = calibrated(ref, rows, "at")
     effects = []
     for k in range(6):
@@ -219,21 +218,21 @@ def test_what_a_feature_does_by_itself_is_the_effect_of_each_window_against_the_
         effects.append(homogeneity(*parts).effect)
     assert found["columns"]["mix"]["usual"] == pytest.approx(np.mean(effects) + 3 * np.std(effects, ddof=1))
     assert found["columns"]["steady"]["usual"] < 0.2 < 0.4 < found["columns"]["wave"]["usual"]
-    bare = {c: {k: v for k, v in p.items() if k != "usual"} for c, p in found["columns"].items()}
+    bare = {c: {k: p[k] for k in p if not k.startswith("usual")} for c, p in found["columns"].items()}
     assert found | {"columns": bare} == ref
     assert calibrated(ref, rows[rows["at"] < pd.Timestamp("2013-01-20")], "at") == ref  # three windows
 
 
 def test_calibrated_limits_let_a_feature_move_as_far_as_it_does_by_itself():
     rows = seasonal(12)
-    ref = calibrated(profile(rows[["wave", "mix", "steady"]]), rows, "at")
+    ref = calibrated(profile(rows.drop(columns="at")), rows, "at")
     alarms = lambda window, **limits: {
         r.feature
         for r in compare(ref, profile(window, ref), MonitorSection(**limits)).itertuples()
         if r.status == "alarm"
     }
     week = rows[5000:5500]
-    assert "wave" in alarms(week) and alarms(week, calibrated=True) == set()
+    assert {"wave", "gaps"} <= alarms(week) and alarms(week, calibrated=True) == set()
     moved = seasonal(12, shift=3.0)[5000:5500]
     assert {"wave", "steady"} <= alarms(moved, calibrated=True)
 

@@ -238,21 +238,24 @@ def compare(
     return (
         found.assign(_rank=found.status.map(ORDER.index))
         .sort_values(["_rank", "severity", "feature"], ascending=[True, False, True], ignore_index=True)
-        .drop(columns=["_rank", "usual"])
+        .drop(columns=["_rank", "usual", "usual_missing"])
     )
 
 
-def _move(then: dict, now: dict, level: float) -> Move:
+def _move(then: dict, now: dict, level: float = 0.05) -> Move:
     if then["kind"] == "numeric":
         return kolmogorov(np.array(then["counts"]), np.array(now["counts"]), level)
     return homogeneity(then["counts"], now["counts"], level)
 
 
+def _missing(then: dict, now: dict, level: float = 0.05) -> Mix:
+    return homogeneity(*({"missing": c["nulls"], "there": c["n"]} for c in (then, now)), level)
+
+
 def _moved(then: dict, now: dict, level: float) -> dict:
     "All that is computed of one feature."
     labels, a, b = common_bins(then, now)
-    gone = [{"missing": c["nulls"], "there": c["n"]} for c in (then, now)]
-    missing = homogeneity(*gone, level)
+    missing = _missing(then, now, level)
     shares = [json.dumps((c / max(c.sum(), 1)).round(6).tolist()) for c in (a, b)]
     move = _move(then, now, level)
     if then["kind"] == "numeric":
@@ -273,6 +276,7 @@ def _moved(then: dict, now: dict, level: float) -> dict:
         "p": move.p,
         "least": move.least,
         "usual": then.get("usual", 0.0),
+        "usual_missing": then.get("usual_missing", 0.0),
     }
     told |= more | {"psi": psi(a, b), "jensen_shannon": jensen_shannon(a, b)}
     told |= {"missing_effect": missing.effect, "missing_p": missing.p, "bins": json.dumps(labels)}
@@ -287,9 +291,11 @@ def _judged(row, limits: MonitorSection, importance: float) -> tuple[float, str,
     "Severity, status and a sentence."
     alarm = limits.numeric_alarm if row.kind == "numeric" else limits.categorical_alarm
     warn = limits.numeric_warn if row.kind == "numeric" else limits.categorical_warn
-    more = max(1.0, row.usual / alarm) if limits.calibrated else 1.0
-    of = [(row.effect, row.q, row.rows - row.gone, warn * more, alarm * more)]
-    of += [(row.missing_effect, row.missing_q, row.rows, limits.categorical_warn, limits.categorical_alarm)]
+    of = [(row.effect, row.q, row.rows - row.gone, warn, alarm, row.usual)]
+    low, high = limits.categorical_warn, limits.categorical_alarm
+    of += [(row.missing_effect, row.missing_q, row.rows, low, high, row.usual_missing)]
+    more = lambda high, usual: max(1.0, usual / high) if limits.calibrated else 1.0
+    of = [(e, q, n, low * more(high, usual), high * more(high, usual)) for e, q, n, low, high, usual in of]
     enough = [(e, q, low, high) for e, q, n, low, high in of if n >= MIN_ROWS and e == e]
     sure = [(effect / high, effect >= low) for effect, q, low, high in enough if q < limits.significance]
     severity = max((s for s, _ in sure), default=0.0)
@@ -331,7 +337,7 @@ def calibrated(
     time: str,  # their timestamp column
     days: float = 7,  # of a window
 ) -> dict:
-    "The profile, with how far each feature moves by itself (`usual`, an effect); as it was where fewer than four windows have 200 rows."
+    "The profile, with how far each feature moves by itself (`usual`, an effect), and the share of values that it lacks (`usual_missing`); as it was where fewer than four windows have 200 rows."
     import pandas as pd
 
     at = pd.to_datetime(rows[time], utc=True)
@@ -344,11 +350,15 @@ def calibrated(
     others = [after[-1], *between, before[-1]]
     columns = {}
     for name, column in reference["columns"].items():
-        pairs = [
-            (rest["columns"][name], part["columns"][name]) for rest, part in zip(others, parts, strict=True)
-        ]
-        effects = np.array([_move(then, now, 0.05).effect for then, now in pairs])
-        known = effects[~np.isnan(effects)]
-        usual = known.mean() + 3 * known.std(ddof=1) if len(known) >= LEAST_WINDOWS else 0.0
-        columns[name] = column | {"usual": float(usual)}
+        both = [(of["columns"][name], part["columns"][name]) for of, part in zip(others, parts, strict=True)]
+        columns[name] = column | {
+            "usual": _usual([_move(then, now).effect for then, now in both]),
+            "usual_missing": _usual([_missing(then, now).effect for then, now in both]),
+        }
     return reference | {"columns": columns}
+
+
+def _usual(effects: list[float]) -> float:
+    "Mean and three standard deviations; 0 where there are too few."
+    known = [e for e in effects if e == e]
+    return float(np.mean(known) + 3 * np.std(known, ddof=1)) if len(known) >= LEAST_WINDOWS else 0.0

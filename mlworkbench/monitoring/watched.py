@@ -145,7 +145,8 @@ class Watched:
                 features = [c for c in self.reference["columns"] if c in rows]
                 made = profile(rows[features].assign(**{PREDICTION: rows[self.spec.answer]}))
                 for column, told in made["columns"].items():
-                    told["usual"] = self.reference["columns"].get(column, {}).get("usual", 0.0)
+                    whole = self.reference["columns"].get(column, {})
+                    told |= {fact: whole[fact] for fact in ("usual", "usual_missing") if fact in whole}
                 found[name] = made
         return found
 
