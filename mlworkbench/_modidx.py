@@ -310,6 +310,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'mlworkbench/app/gateway.py'),
                                          'mlworkbench.app.gateway._mlflow_address': ( 'api/app.gateway.html#_mlflow_address',
                                                                                       'mlworkbench/app/gateway.py'),
+                                         'mlworkbench.app.gateway._start_jupyter_server_extension': ( 'api/app.gateway.html#_start_jupyter_server_extension',
+                                                                                                      'mlworkbench/app/gateway.py'),
                                          'mlworkbench.app.gateway._told_of_places': ( 'api/app.gateway.html#_told_of_places',
                                                                                       'mlworkbench/app/gateway.py'),
                                          'mlworkbench.app.gateway.about_decisions': ( 'api/app.gateway.html#about_decisions',

@@ -4,6 +4,7 @@
 
 # %% auto #0
 from mlworkbench.app.identity import (
+    ApprovalRefused,
     SettingsError,
     is_team,
     needed_role,
@@ -20,7 +21,6 @@ from mlworkbench.app.identity import (
 # %% ../nbs/api/76d_app.identity.ipynb #test-identity
 import pytest
 
-from mlworkbench.core.errors import ApprovalRefused
 from mlworkbench.core.settings import read_settings
 
 HERE = "nbs/dashboards"
@@ -97,6 +97,8 @@ def test_a_list_of_users_that_nobody_signed_lets_nobody_in(project, signing, key
     assert sign_users(by_provider) == [] and is_team(by_provider)
     with keyless(), pytest.raises(ApprovalRefused, match="no key to sign with"):
         sign_users(keyed)
+    with keyless(), pytest.raises(ApprovalRefused, match="Nothing is signed in this project"):
+        sign_users(project)
 
 
 def test_a_scientists_code_runs_where_it_can_not_decide(project, signing):

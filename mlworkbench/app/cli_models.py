@@ -265,7 +265,7 @@ def key_() -> None:
     signing, public = new_pair()
     click.echo(
         f"Into settings.ini:\n\n[audit]\npublic_key = {public}\n\nInto the environment of mlw up, mlw watch, and mlw serve where it judges canaries; keep it nowhere else:\n\n"
-        f"{SIGNING_KEY}={signing}\n\nThen, for each model with a champion: mlw audit sign MODEL --reason 'signed from now on'."
+        f"{SIGNING_KEY}={signing}\n\nThen, for each model with a champion: mlw audit sign MODEL --reason 'signed from now on'. Where several people log in: mlw users sign."
     )
 
 

@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 import uuid
+import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -171,7 +172,14 @@ def pages_in_turn() -> dict[type, type]:
 
 # %% ../../nbs/api/76_app.gateway.ipynb #server
 def _jupyter_server_extension_points() -> list[dict]:
+    import voila  # noqa: F401  it has traitlets say what is out of date in Jupyter's parts
+
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="traitlets")
     return [{"module": "mlworkbench.app.gateway"}]
+
+
+async def _start_jupyter_server_extension(server) -> None:
+    print("Ready.", flush=True)
 
 
 def _load_jupyter_server_extension(server) -> None:
@@ -503,6 +511,7 @@ def gateway_config(settings: Settings, port: int) -> Path:
         "port": port,
         "base_url": base,
         "port_retries": 0,
+        "log_level": "WARN",  # what went wrong, and who was refused
         "root_dir": str(settings.root),
         "default_url": f"{base}home",
         "jpserver_extensions": dict.fromkeys(EXTENSIONS, True),
@@ -530,7 +539,11 @@ def gateway_config(settings: Settings, port: int) -> Path:
     }  # they are shown from within .mlw
     told |= {"WorkbenchIdentity": {"token": ""}} if team else {}
     told |= {
-        "LabApp": {"news_url": None, "check_for_updates_class": "jupyterlab.NeverCheckForUpdate"}
+        "LabApp": {
+            "news_url": None,
+            "check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+            "log_level": "WARN",
+        }
     }  # nothing is asked of others
     no_news = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}  # nor whether it may be
     write_file(settings.root / LAB_DEFAULTS, json.dumps(no_news).encode())

@@ -27,9 +27,9 @@ from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
 from traitlets import Any, Unicode
 
-from ..core.errors import SettingsError
+from ..core.errors import ApprovalRefused, SettingsError
 from ..core.settings import Settings, user_name
-from ..core.signing import is_signed, sign
+from ..core.signing import is_signed, sign, signs
 from ..core.store import write_file
 from ..governance.roles import Role, has_role, role_of
 from ..pipeline.report import page
@@ -71,7 +71,9 @@ def _in_file(settings: Settings) -> tuple[dict[str, str], str]:
 
 
 def sign_users(settings: Settings) -> list[str]:
-    "Sign the list of users and the roles as they are; the users' names. Raises `ApprovalRefused` where this process can't sign."
+    "Sign the list of users and the roles as they are; the users' names. Raises `ApprovalRefused` where this process can't sign, or nothing is signed in this project."
+    if not signs(settings):
+        raise ApprovalRefused("Nothing is signed in this project; mlw audit key begins it.")
     users, _ = _in_file(settings)
     _write_users(settings, users)
     return sorted(users)
