@@ -105,12 +105,14 @@ def test_people_come_by_an_openid_connect_provider(company):
 
 
 def test_who_is_not_whom_they_seem_does_not_come(company):
-    url, _, _ = company
+    url, _, log = company
     for who, said in (("liar", "has not verified"), ("odd", "be a name here"), ("mute", "does not tell")):
         with httpx.Client(timeout=60) as client:
             back = come_back(client, url, who)
             assert back.status_code == 403 and said in back.text, back.text[-500:]
             assert client.get(f"{url}/home").status_code == 302
+    told = log.read_text()
+    assert "403 GET /oauth_callback" in told and not re.search(r"code=(?!\[secret\])\w", told)
     with httpx.Client(timeout=60) as client, httpx.Client(timeout=60) as victim:
         away = client.get(f"{url}/oauth/begin").headers["location"]
         asked = parse_qs(urlsplit(away).query)
