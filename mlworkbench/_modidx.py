@@ -3350,6 +3350,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'mlworkbench/serving/served.py'),
                                             'mlworkbench.serving.served.Served._end_trial': ( 'api/serving.served.html#served._end_trial',
                                                                                               'mlworkbench/serving/served.py'),
+                                            'mlworkbench.serving.served.Served._in_force': ( 'api/serving.served.html#served._in_force',
+                                                                                             'mlworkbench/serving/served.py'),
                                             'mlworkbench.serving.served.Served._judge': ( 'api/serving.served.html#served._judge',
                                                                                           'mlworkbench/serving/served.py'),
                                             'mlworkbench.serving.served.Served._wanted': ( 'api/serving.served.html#served._wanted',

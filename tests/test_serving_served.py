@@ -6,7 +6,6 @@
 from mlworkbench.serving.served import (
     Batch,
     Batcher,
-    ModelError,
     Served,
     approve,
     find_version,
@@ -23,6 +22,7 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from mlworkbench.core.errors import ModelError
 from mlworkbench.core.settings import read_settings
 from mlworkbench.governance.approvals import countersign, reject, rollback
 from mlworkbench.governance.audit import read_audit
@@ -123,8 +123,16 @@ def test_a_champion_that_nobody_signed_is_not_followed(settings, pool, signing, 
         assert served.follow() and served.state.champion.version == 2
         register(settings)
         set_traffic(keyed, "m", parse_plan("canary 10"), "to see")
-        monkeypatch.setattr("mlworkbench.core.signing._held", {})
-        assert not served.follow() and "this service can't sign one" in served.problem
+        with monkeypatch.context() as without_key:
+            without_key.setattr("mlworkbench.core.signing._held", {})
+            assert not served.follow() and "this service can't sign one" in served.problem
+        register(settings)
+        approve(keyed, "m", "better still")
+        with monkeypatch.context() as without_key:
+            without_key.setattr("mlworkbench.core.signing._held", {})
+            assert served.follow() and "version 3 gets no requests" in served.problem
+            assert served.state.champion.version == 4 and served.state.other is None
+        assert served.follow() and served.state.other.version == 3 and served.problem == ""
     finally:
         served.log.close()
 

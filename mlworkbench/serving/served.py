@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..core.clock import now
-from ..core.errors import ApprovalRefused, ModelError, WorkbenchError
+from ..core.errors import ApprovalRefused, WorkbenchError
 from ..core.settings import Settings
 from ..core.signing import SIGNING_KEY, held_key
 from ..governance.approvals import approve
@@ -173,32 +173,36 @@ class Served:
 
     def follow(self) -> bool:
         "Load what the registry says now, if that is something else; whether it was. A failure is kept in `problem`."
+        before = self.state
         try:
-            state = self._wanted()
-            if changed := state is not self.state:
+            champion, plan, told = self._in_force()
+            state = self._wanted(champion, plan)
+            if state is not before:
                 self.state = state  # one assignment
                 log.warning(
                     "%s: version %d is champion; %s.", self.name, state.champion.version, state.traffic.words
                 )
-            self.problem = ""
             self._judge()
-            return changed
         except Exception as err:  # whatever it is, what is at work goes on
             told = err.message if isinstance(err, WorkbenchError) else f"{type(err).__name__}: {err}"
-            if told != self.problem:
-                log.warning("%s stays at version %d: %s", self.name, self.state.champion.version, told)
-            self.problem = told
-            return False
+        if told and told != self.problem:
+            log.warning("%s stays at version %d: %s", self.name, self.state.champion.version, told)
+        self.problem = told
+        return self.state is not before
 
-    def _wanted(self) -> State:
+    def _in_force(self) -> tuple[int | None, Traffic, str]:
+        "The champion's version and the plan, as far as this service can carry it out; what it can't, and why."
+        champion, plan = champion_and_traffic(self.settings, self.name)
+        if plan.mode != "canary" or not self.settings.audit.public_key or held_key():
+            return champion, plan, ""
+        words = f"version {plan.version} gets no requests, since a canary ends with a decision, and this service can't sign one: start it with {SIGNING_KEY}."
+        return champion, Traffic(), words
+
+    def _wanted(self, version: int | None, plan: Traffic) -> State:
         "What the registry says; the present state if it says nothing new."
-        present, (version, plan) = self.state, champion_and_traffic(self.settings, self.name)
+        present = self.state
         if version == present.champion.version and plan.mode == "champion" and present.other is None:
             return present  # nearly always: asked often, so by one question
-        if plan.mode == "canary" and self.settings.audit.public_key and not held_key():
-            raise ModelError(
-                f"A canary ends with a decision, and this service can't sign one: start it with {SIGNING_KEY}."
-            )
         champion = find_version(self.settings, self.name)
         other = None
         if plan.mode != "champion" and plan.version != champion.version:
