@@ -22,7 +22,7 @@ demo: $(ENV)  ## run the flights pipeline on all 336,776 flights
 test: $(ENV)  ## everything that is tested: notebooks, package with coverage, integration, import rule
 	@$(BIN)/nbdev-test
 	@rm -f .coverage .coverage.*
-	@COVERAGE_PROCESS_START=pyproject.toml $(BIN)/coverage run -m pytest -n 2 --dist loadfile
+	@COVERAGE_PROCESS_START=pyproject.toml $(BIN)/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 	@$(BIN)/lint-imports --no-cache
 

@@ -4,6 +4,7 @@
 
 # %% auto #0
 from mlworkbench.monitoring.drift import (
+    DataError,
     EXPECTED,
     FLOOR,
     MonitorSection,
@@ -221,6 +222,8 @@ def test_what_a_feature_does_by_itself_is_the_effect_of_each_window_against_the_
     bare = {c: {k: p[k] for k in p if not k.startswith("usual")} for c, p in found["columns"].items()}
     assert found | {"columns": bare} == ref
     assert calibrated(ref, rows[rows["at"] < pd.Timestamp("2013-01-20")], "at") == ref  # three windows
+    with pytest.raises(DataError, match="no column 'att'"):
+        calibrated(ref, rows, "att")
 
 
 def test_calibrated_limits_let_a_feature_move_as_far_as_it_does_by_itself():

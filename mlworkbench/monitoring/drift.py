@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..core.errors import DataError, did_you_mean
 from ..core.settings import MonitorSection
 from ..data.profiles import merge, profile
 
@@ -337,9 +338,11 @@ def calibrated(
     time: str,  # their timestamp column
     days: float = 7,  # of a window
 ) -> dict:
-    "The profile, with how far each feature moves by itself (`usual`, an effect), and the share of values that it lacks (`usual_missing`); as it was where fewer than four windows have 200 rows."
+    "The profile, with how far each feature moves by itself (`usual`, an effect), and the share of values that it lacks (`usual_missing`); as it was where fewer than four windows have 200 rows. Raises `DataError` for a missing column."
     import pandas as pd
 
+    if time not in rows:
+        raise DataError(f"The rows have no column '{time}'.{did_you_mean(time, rows.columns)}", column=time)
     at = pd.to_datetime(rows[time], utc=True)
     windows = rows.groupby((at - at.min().floor("D")) // pd.Timedelta(days=days))
     parts = [profile(part, reference) for _, part in windows if len(part) >= MIN_ROWS]
