@@ -174,7 +174,9 @@ def pages_in_turn() -> dict[type, type]:
 def _jupyter_server_extension_points() -> list[dict]:
     import voila  # noqa: F401  it has traitlets say what is out of date in Jupyter's parts
 
+    # What these parts say of each other; who is not logged in is refused at their endpoints too.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="traitlets")
+    warnings.filterwarnings("ignore", message="Extension endpoints without")
     return [{"module": "mlworkbench.app.gateway"}]
 
 

@@ -8,7 +8,7 @@ __all__ = ['FLOOR', 'N_BINS', 'EXPECTED', 'MIN_ROWS', 'ORDER', 'LEAST_WINDOWS', 
            'calibrated']
 
 # %% ../../nbs/api/60_monitoring.drift.ipynb #imports
-import itertools
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -348,9 +348,7 @@ def calibrated(
     parts = [profile(part, reference) for _, part in windows if len(part) >= MIN_ROWS]
     if len(parts) < LEAST_WINDOWS:
         return reference
-    before, after = (list(itertools.accumulate(side[:-1], merge)) for side in (parts, parts[::-1]))
-    between = [merge(a, b) for a, b in zip(before[:-1], after[-2::-1], strict=True)]
-    others = [after[-1], *between, before[-1]]
+    others = [functools.reduce(merge, parts[:k] + parts[k + 1 :]) for k in range(len(parts))]
     columns = {}
     for name, column in reference["columns"].items():
         both = [(of["columns"][name], part["columns"][name]) for of, part in zip(others, parts, strict=True)]

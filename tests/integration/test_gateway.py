@@ -85,6 +85,7 @@ def test_everything_is_at_one_address_and_nothing_without_the_log_in(gateway):
     gateway.ask("/home")
     said = gateway.log.read_text()
     assert "403 GET /home?token=" in said and TOKEN not in said
+    assert said.splitlines()[1] == "Ready."  # after the address, and nothing between
 
 
 def test_other_hosts_and_paths_out_of_a_folder_are_refused(gateway):
