@@ -32,7 +32,7 @@ _CONTROLS = """--jp-ui-font-color1: var(--ink); --jp-ui-font-color0: var(--ink);
 --jp-widgets-input-color: var(--ink); --jp-widgets-input-background-color: var(--paper); --jp-widgets-input-border-color: var(--edge); --jp-widgets-font-size: 15px;"""
 PAGE_STYLE = f"""<style>{LIGHT}{DARK}{STYLE}
 :root {{ --edge: #848c97; }} body, .mlw-page {{ {_CONTROLS} }} body {{ max-width: none; padding: 0; }} .jp-OutputArea-output {{ background: transparent; }}
-#rendered_cells {{ max-width: 1080px; margin: 0 auto; padding: 0 20px 40px; }} body.jp-Notebook, #rendered_cells .jp-Cell {{ background: var(--paper); overflow: visible; height: auto; }}
+#rendered_cells {{ box-sizing: content-box; max-width: 1080px; margin: 0 auto; padding: 0 20px 40px; }} body.jp-Notebook, #rendered_cells .jp-Cell {{ background: var(--paper); overflow: visible; height: auto; }}
 #rendered_cells .jp-Cell, #rendered_cells .jp-Cell-outputWrapper, #rendered_cells .jp-OutputArea-child, #rendered_cells .jp-OutputArea-output {{ padding: 0; margin: 0; overflow: visible; }}
 #main, #jp-main-content-panel, #rendered_cells {{ position: static !important; width: auto !important; height: auto !important; overflow: visible !important; background: transparent !important; contain: none !important; }}
 #rendered_cells {{ min-height: 90vh !important; max-height: none !important; }} .mlw-page .jupyter-widget-Collapse-header, .mlw-page .jupyter-widget-Collapse-header span {{ color: var(--ink); background: var(--panel); opacity: 1; }} .mlw-page .wide svg {{ max-width: 100%; min-width: 560px; height: auto; }} .mlw-preview {{ display: none; }}

@@ -169,6 +169,7 @@ class Server:
                     getattr(module, function)(self.about["root"])
             except Exception as err:
                 self.failed[entry] = f"{type(err).__name__}: {err}"
+        sys.path_importer_cache.clear()  # a child begins without it, and to clear what a fork shares is to copy it
         gc.collect()
         gc.freeze()
 

@@ -13,7 +13,9 @@ import threading
 from collections import deque
 from queue import Empty
 from types import SimpleNamespace
+from typing import ClassVar
 
+from ipykernel import ipkernel
 from ipykernel.inprocess.socket import DummySocket
 from ipykernel.iostream import IOPubThread, OutStream
 from ipykernel.ipkernel import IPythonKernel
@@ -53,6 +55,15 @@ class KeptMessages(Session):
         return msg
 
 
+class _NothingImported:
+    "`sys`, as if no module were imported yet."
+
+    modules: ClassVar[dict] = {}
+
+    def __getattr__(self, name):
+        return getattr(sys, name)
+
+
 class PlainKernel(IPythonKernel):
     "A kernel without a debugger, which would take longer to import than all the rest."
 
@@ -60,7 +71,12 @@ class PlainKernel(IPythonKernel):
 
     def __init__(self, **kwargs):
         sys.modules.setdefault("ipykernel.debugger", SimpleNamespace(_is_debugpy_available=False))
-        super().__init__(**kwargs)
+        # The debugger would be told of all modules. Merely to look at them, a forked process copies 20 MB of its parent's memory.
+        ipkernel.sys = _NothingImported()
+        try:
+            super().__init__(**kwargs)
+        finally:
+            ipkernel.sys = sys
 
 
 class Kernel(PlainKernel):

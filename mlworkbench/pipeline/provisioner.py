@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import LocalProvisioner
 
-from ..core.errors import WorkbenchError
+from ..core.errors import KernelDied, WorkbenchError
 from ..core.settings import Settings, find_project, read_settings
-from .kernels import Child, can_fork, start_child
+from .kernels import Child, can_fork, ending, start_child
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ def run_kernel(arguments: list[str], tell: Callable[[dict], None]) -> None:
 
     from mlworkbench.pipeline.inprocess import PlainKernel
 
-    tell({"begun": True})
     is_page = "VOILA_REQUEST_URL" in os.environ
     app = IPKernelApp.instance(**({"kernel_class": PlainKernel} if is_page else {}))
     app.initialize(arguments)
@@ -44,6 +43,7 @@ def run_kernel(arguments: list[str], tell: Callable[[dict], None]) -> None:
         "ipywidgets"
     ):  # imported before there was a kernel that it could tell of itself
         widgets.register_comm_target(app.kernel)
+    tell({"listens": True})
     app.start()
 
 # %% ../../nbs/api/24c_pipeline.provisioner.ipynb #process
@@ -122,4 +122,9 @@ def _start(settings: Settings, arguments: list[str], kwargs: Mapping) -> Child:
         )
     child.ask("mlworkbench.pipeline.provisioner:run_kernel", arguments)
     child.finish()
-    return child
+    while "event" not in (said := child.read()):
+        if "error" in said or "exit" in said:
+            child.kill()
+            why = said["error"]["message"] if "error" in said else ending(said["exit"])
+            raise KernelDied(f"The kernel {child.pid} did not come up: {why}.", pid=child.pid)
+    return child  # it listens: a client that came sooner would try again a tenth of a second later
