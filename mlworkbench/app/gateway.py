@@ -514,6 +514,8 @@ def gateway_config(settings: Settings, port: int) -> Path:
         "base_url": base,
         "port_retries": 0,
         "log_level": "WARN",  # what went wrong, and who was refused
+        # Nor is a record made of all the rest, which only the handler would leave out.
+        "logging_config": {"loggers": {"ServerApp": {"level": "WARNING"}}},
         "root_dir": str(settings.root),
         "default_url": f"{base}home",
         "jpserver_extensions": dict.fromkeys(EXTENSIONS, True),

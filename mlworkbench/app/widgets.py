@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 import ipywidgets as w
@@ -117,13 +118,18 @@ def row(*widgets: w.Widget) -> w.HBox:
 def guarded(build: Callable[[Settings], w.Widget], settings: Settings | None = None) -> w.Widget:
     "The page, or a note about what prevents it."
     arrive()
+    shell, waiting = _shell(), []
+    held = _LATER.set(waiting if shell else None)
     try:
         content = build(settings or read_settings())
     except WorkbenchError as err:
         content = w.HTML(note(str(err), "bad"))
-    if _kernel():
+    finally:
+        _LATER.reset(held)
+    if shell:
         from IPython.display import HTML, display
 
+        _when_said(shell, waiting)
         style = PAGE_STYLE.replace(".mlw-preview { display: none; }", "")
         display(HTML(f"{style}<div class='mlw-page mlw-preview'>{plain(content)}</div>"))
     page = w.VBox([w.HTML(PAGE_STYLE), content])
@@ -138,25 +144,48 @@ def plain(widget: w.Widget) -> str:
     return "".join(map(plain, getattr(widget, "children", ())))
 
 
-def _kernel() -> bool:
-    "Whether there is somebody in front of a browser."
+def _shell():
+    "The kernel's, where there is somebody in front of a browser, else None."
     from IPython import get_ipython
 
-    return getattr(get_ipython(), "kernel", None) is not None
+    shell = get_ipython()
+    return shell if getattr(shell, "kernel", None) else None
+
+
+_LATER: ContextVar[list[Callable[[], None]] | None] = ContextVar("later", default=None)
 
 
 def later(work: Callable[[], None]) -> None:
-    "Do it while the page is on its way to the browser already, and after what other people's pages wait for; where there is none, at once."
-
-    def modestly() -> None:
-        if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # of this thread alone
-        work()
-
-    if _kernel():
-        threading.Thread(target=modestly, daemon=True).start()
+    "Do it when the page is on its way to the browser, and after what other people's pages wait for; where there is none, at once."
+    if (waiting := _LATER.get()) is not None:
+        waiting.append(work)
+    elif _shell():
+        _modestly([work])
     else:
         work()
+
+
+def _when_said(shell, waiting: list[Callable[[], None]]) -> None:
+    "Begin with the work once the cell has said all: it would take turns with it."
+
+    def begin(*_) -> None:
+        shell.events.unregister("post_run_cell", begin)
+        _modestly(waiting)
+
+    shell.events.register("post_run_cell", begin)
+
+
+def _modestly(works: list[Callable[[], None]]) -> None:
+    def run() -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # of this thread alone
+        for work in works:
+            try:
+                work()
+            except Exception:
+                log.exception("On a dashboard")
+
+    threading.Thread(target=run, daemon=True).start()
 
 
 def told(say: w.HTML | w.VBox, work: Callable[[], None], doing: str = "Loading …") -> None:

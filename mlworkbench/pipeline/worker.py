@@ -90,6 +90,7 @@ def warm_up(root: str) -> None:
         "deltalake",
         "fsspec.implementations.chained",
         "mlworkbench.pipeline.inprocess",
+        "mlworkbench.pipeline.provisioner",
     ):
         importlib.import_module(name)
     from mlworkbench.pipeline.engine import _engine
