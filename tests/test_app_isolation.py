@@ -9,7 +9,9 @@ from mlworkbench.app.isolation import (
     OwnKernels,
     OwnSessions,
     PERSON,
+    SoonReady,
     _CONTROL,
+    _is_end,
     is_harmless,
     os,
     web,
@@ -68,6 +70,33 @@ def test_a_kernel_exists_only_for_its_owner_and_knows_them(room, monkeypatch):
         assert room.gateway.tokens.redeem(told["MLW_TOKEN"]) == Looker("ada", page)
         await room.shutdown_all()
         assert room.owners == {} and room.of_pages == set()
+
+    asyncio.run(story())
+
+
+def test_a_page_goes_on_when_its_kernel_has_answered_and_sees_nothing_of_before(room):
+    async def story():
+        with person("ada"):
+            kernel = room.get_kernel(await room.start_kernel())
+        client = kernel.client()
+        assert type(client) is SoonReady
+        client.start_channels()
+        for _ in range(3):
+            await client.wait_for_ready(timeout=60)
+            asked = client.execute("1")
+            said = [await client.get_iopub_msg(timeout=30)]
+            while not _is_end(said[-1], asked):
+                said.append(await client.get_iopub_msg(timeout=30))
+            assert {m["parent_header"]["msg_id"] for m in said} == {asked}
+            assert (await client.get_shell_msg(timeout=30))["parent_header"]["msg_id"] == asked
+        client.execute("import time; time.sleep(30)")
+        with pytest.raises(RuntimeError, match=r"did not answer within 0\.5 seconds"):
+            await client.wait_for_ready(timeout=0.5)
+        await kernel.provisioner.kill()
+        with pytest.raises(RuntimeError, match="died"):
+            await client.wait_for_ready(timeout=60)
+        client.stop_channels()
+        await room.shutdown_all(now=True)
 
     asyncio.run(story())
 

@@ -9,6 +9,7 @@ from mlworkbench.app.page_monitor import (
     WINDOWS,
     YARDSTICKS,
     chart,
+    heat_html,
     json,
     monitor_page,
     pd,
@@ -75,6 +76,29 @@ def test_the_page_shows_months_and_follows_the_choice(project):
     assert "(prediction): training and 2013-04" in texts(page)
     find(page, w.Dropdown, description="Version")[0].value = 1
     assert "m version 1 in 2013-04" in texts(page) and "2013-05" not in texts(page)
+
+
+def test_a_month_is_told_of_the_newest_version_alone(project):
+    lived(project, (("2013-05", 1, 0.74, "ok"), ("2013-05", 2, float("nan"), "warn")))
+    page = monitor_page(project)
+    text = texts(page)
+    assert "m version 2 in 2013-05" in text and "0.7400" not in text and text.count("wind in 2013-05") == 2
+    find(page, w.Dropdown, description="Version")[0].value = 1
+    assert "0.7400" in texts(page)
+
+
+def test_the_features_that_moved_most_come_first():
+    rows = [
+        ("a", "2013-04", 0.3),
+        ("a", "2013-05", 0.4),
+        ("b", "2013-04", 2.0),
+        ("c", "2013-05", float("nan")),
+    ]
+    text = heat_html(pd.DataFrame(rows, columns=["feature", "month", "severity"]), top=2, last=2)
+    assert (
+        text.index('row">b') < text.index('row">a') and 'row">c' not in text and text.count("<td>–</td>") == 1
+    )
+    assert "2013-04" not in heat_html(pd.DataFrame(rows, columns=["feature", "month", "severity"]), last=1)
 
 
 def test_a_picked_cell_shows_its_two_distributions(project):
@@ -145,8 +169,12 @@ def test_a_chart_is_drawn_once_and_anew_when_what_it_shows_is_something_else(pro
         drawn.append(of.name)
         return Figure((1, 1))
 
-    ask = lambda rows: chart(project, "<words>", figure, rows, project.monitor, YARDSTICKS["classification"])
+    ask = lambda rows, draw=True: chart(
+        project, "<words>", figure, rows, project.monitor, YARDSTICKS["classification"], draw=draw
+    )
+    assert ask(rows, draw=False) == page_monitor.DRAWING and not drawn
     first = ask(rows)
+    assert ask(rows, draw=False) == first
     assert ask(rows.copy()) == first and "&lt;words&gt;" in first and len(drawn) == 1
     ask(rows.assign(auc=0.71))
     assert len(drawn) == 2

@@ -9,6 +9,7 @@ from mlworkbench.app.widgets import (
     guarded,
     head,
     json,
+    later,
     may,
     part,
     pick_cell,
@@ -23,6 +24,7 @@ from mlworkbench.app.widgets import (
 import pytest
 from pages import texts
 
+from mlworkbench.app import widgets
 from mlworkbench.core.errors import TableNotFound
 from mlworkbench.core.settings import Settings
 
@@ -60,6 +62,36 @@ def test_work_says_what_it_does_and_what_prevents_it():
         for kind, words in ((WorkbenchError, ">No."), (TypeError, "our fault: TypeError: No.")):
             told(place, lambda kind=kind: fails(kind))
             assert words in texts(place) and "bad" in texts(place)
+
+
+def test_work_for_later_waits_until_the_page_is_said_and_outlives_a_failure(project, monkeypatch):
+    import time
+
+    from IPython.core.events import EventManager
+
+    done, events = [], EventManager(None, {"post_run_cell": lambda result: None})
+    shell = type("Shell", (), {"kernel": True, "events": events})
+    monkeypatch.setattr(widgets, "_shell", lambda: shell)
+
+    def build(settings):
+        later(lambda: 1 / 0)
+        later(lambda: done.append("held"))
+        return w.VBox()
+
+    def wait_for(words):
+        until = time.monotonic() + 10
+        while done != words and time.monotonic() < until:
+            time.sleep(0.01)
+        assert done == words
+
+    guarded(build, project)
+    time.sleep(0.1)
+    assert done == []
+    events.trigger("post_run_cell", None)
+    wait_for(["held"])
+    events.trigger("post_run_cell", None)
+    later(lambda: done.append("at once"))  # as from a click
+    wait_for(["held", "at once"])
 
 
 def test_an_empty_table_says_what_to_do():

@@ -166,6 +166,12 @@ def test_the_notebook_is_that_of_a_kernel_of_its_own(name, settings, monkeypatch
     assert widgets[0] == widgets[1]
 
 
+def test_a_forked_kernel_looks_at_no_module(settings):
+    ask = "import sys\nfrom ipykernel import ipkernel\n(len(get_ipython().kernel._kernel_modules), ipkernel.sys is sys)"
+    cells = in_process(make_task(settings, ask, folder="deep"), settings).cells
+    assert "(0, True)" in [o.data["text/plain"] for c in cells for o in c.get("outputs", []) if "data" in o]
+
+
 def test_a_notebook_of_another_kernel_gets_it(settings, tmp_path, monkeypatch):
     spec = tmp_path / "kernels" / "other"
     spec.mkdir(parents=True)

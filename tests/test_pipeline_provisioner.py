@@ -4,6 +4,8 @@
 
 # %% auto #0
 from mlworkbench.pipeline.provisioner import (
+    KernelDied,
+    _start,
     os,
     read_settings,
     subprocess,
@@ -108,6 +110,13 @@ def test_a_kernel_whose_manager_is_killed_ends(project, gone):
     ).stdout.split()
     assert said[1] == "WarmProcess"
     assert gone(int(said[0]))
+
+
+def test_a_kernel_that_does_not_come_up_is_said(project, gone):
+    settings, told = read_settings(project), {"cwd": str(project), "env": dict(os.environ)}
+    with pytest.raises(KernelDied, match=r"did not come up: \w+") as died:
+        _start(settings, ["--ip=256.0.0.1"], told)
+    assert gone(died.value.fields["pid"])
 
 
 def test_outside_of_a_project_the_ordinary_provisioner_serves(tmp_path, caplog):
