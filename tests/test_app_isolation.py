@@ -80,7 +80,7 @@ def test_a_page_goes_on_when_its_kernel_has_answered_and_sees_nothing_of_before(
             kernel = room.get_kernel(await room.start_kernel())
         client = kernel.client()
         assert type(client) is SoonReady
-        client.start_channels()
+        await client.start_channels()
         for _ in range(3):
             await client.wait_for_ready(timeout=60)
             asked = client.execute("1")
@@ -92,6 +92,7 @@ def test_a_page_goes_on_when_its_kernel_has_answered_and_sees_nothing_of_before(
         client.execute("import time; time.sleep(30)")
         with pytest.raises(RuntimeError, match=r"did not answer within 0\.5 seconds"):
             await client.wait_for_ready(timeout=0.5)
+        kernel.stop_restarter()
         await kernel.provisioner.kill()
         with pytest.raises(RuntimeError, match="died"):
             await client.wait_for_ready(timeout=60)

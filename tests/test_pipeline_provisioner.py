@@ -4,7 +4,7 @@
 
 # %% auto #0
 from mlworkbench.pipeline.provisioner import (
-    KernelDied,
+    WarmProcess,
     _start,
     os,
     read_settings,
@@ -112,11 +112,12 @@ def test_a_kernel_whose_manager_is_killed_ends(project, gone):
     assert gone(int(said[0]))
 
 
-def test_a_kernel_that_does_not_come_up_is_said(project, gone):
-    settings, told = read_settings(project), {"cwd": str(project), "env": dict(os.environ)}
-    with pytest.raises(KernelDied, match=r"did not come up: \w+") as died:
-        _start(settings, ["--ip=256.0.0.1"], told)
-    assert gone(died.value.fields["pid"])
+def test_it_is_known_when_a_kernel_listens_and_when_it_does_not_come_up(start, project, gone):
+    manager, _ = start()
+    assert manager.provisioner.process.listening.is_set() and manager.is_alive()
+    told = {"cwd": str(project), "env": dict(os.environ)}
+    process = WarmProcess(_start(read_settings(project), ["--ip=256.0.0.1"], told))
+    assert process.listening.wait(60) and process.wait(10) is not None and gone(process.pid)
 
 
 def test_outside_of_a_project_the_ordinary_provisioner_serves(tmp_path, caplog):

@@ -14,7 +14,6 @@ from queue import Empty
 from typing import Any
 
 from jupyter_client.asynchronous import AsyncKernelClient
-
 from jupyter_server.services.kernels.connection.base import (
     deserialize_binary_message,
     deserialize_msg_from_ws_v1,
@@ -31,11 +30,18 @@ from traitlets import Dict, Type
 
 from .identity import PERSON, runs_code
 from .tokens import KernelTokens, Looker
+from ..pipeline.provisioner import WarmProcess
 from ..core.settings import Settings
 
 # %% ../../nbs/api/76e_app.isolation.ipynb #kernels
 class SoonReady(AsyncKernelClient):
-    "A client that goes on as soon as the kernel has answered; jupyter_client's own waits for 0.2 s of silence after that."
+    "A client that goes on as soon as the kernel has answered: jupyter_client's own waits for 0.2 s of silence after that, and tries again 0.1 s after it came too soon."
+
+    async def start_channels(self, **which: bool) -> None:
+        process = getattr(self.parent.provisioner, "process", None)
+        if isinstance(process, WarmProcess):
+            await asyncio.to_thread(process.listening.wait)
+        super().start_channels(**which)
 
     async def wait_for_ready(self, timeout: float | None = None) -> None:
         "Wait until both channels are there. Raises `RuntimeError` if the kernel died, or does not answer within `timeout` seconds."

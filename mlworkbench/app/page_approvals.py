@@ -12,7 +12,18 @@ import json
 import ipywidgets as w
 
 from .decisions import decide
-from .widgets import guarded, head, may, note, part, row, told, when
+from mlworkbench.app.widgets import (
+    stack,
+    guarded,
+    head,
+    may,
+    note,
+    part,
+    prose,
+    row,
+    told,
+    when,
+)
 from ..core.errors import WorkbenchError
 from ..core.settings import Settings
 from ..governance.approvals import Known, Waiting, behind_its_back, champions, waiting
@@ -93,13 +104,13 @@ def _try_it(settings: Settings, found: Waiting) -> w.Widget:
         models["champion"] = load_version(settings, found.champion)
     rows, spec = load_holdout(settings, found.challenger), models["challenger"].spec
     if rows is None:
-        return w.HTML(note("No hold-out rows were registered with it."))
+        return prose(note("No hold-out rows were registered with it."))
     which = w.BoundedIntText(0, min=0, max=len(rows) - 1, description=f"Row, of {len(rows):,}")
     which.style.description_width = "initial"
     fields = {c: w.Text(description=c, continuous_update=False) for c in spec.columns}
     for field in fields.values():
         field.style.description_width = "130px"
-    said = w.HTML()
+    said = prose()
 
     def answer(*_) -> None:
         asked = rows.iloc[[which.value]].copy()
@@ -126,7 +137,7 @@ def _try_it(settings: Settings, found: Waiting) -> w.Widget:
     ask = w.Button(description="Ask the models", button_style="primary")
     ask.on_click(lambda _: told(said, answer))
     grid = w.Layout(grid_template_columns="repeat(auto-fill, minmax(300px, 1fr))")
-    return w.VBox([which, w.GridBox(list(fields.values()), layout=grid), ask, said])
+    return stack([which, w.GridBox(list(fields.values()), layout=grid), ask, said])
 
 
 def _typed(column, text: str, name: str):
@@ -160,7 +171,7 @@ def _reason(what: str) -> w.Textarea:
 def _decision(settings: Settings, found: Waiting, refresh) -> w.Widget:
     "A challenger's card with its buttons."
     new = found.challenger
-    reason, said, more = _reason(f"the decision on {new.name} version {new.version}"), w.HTML(), w.VBox()
+    reason, said, more = _reason(f"the decision on {new.name} version {new.version}"), prose(), stack()
     approve = w.Button(
         description="Approve",
         button_style="success",
@@ -187,11 +198,11 @@ def _decision(settings: Settings, found: Waiting, refresh) -> w.Widget:
     approve.on_click(lambda _: on_click("approve"))
     reject.on_click(lambda _: on_click("reject"))
     card, trial = w.Button(description="Model card"), w.Button(description="Try it")
-    card.on_click(lambda _: show(lambda: w.HTML(_card_html(settings, new))))
+    card.on_click(lambda _: show(lambda: prose(_card_html(settings, new))))
     trial.on_click(lambda _: show(lambda: _try_it(settings, found)))
     refused = may(settings, "approver", "decide about models")
-    acts = [w.HTML(note(refused))] if refused else [reason, row(*buttons), said]
-    box = w.VBox([w.HTML(challenger_html(found)), row(card, trial), more, *acts])
+    acts = [prose(note(refused))] if refused else [reason, row(*buttons), said]
+    box = stack([prose(challenger_html(found)), row(card, trial), more, *acts])
     box.add_class("mlw-card")
     return box
 
@@ -221,7 +232,7 @@ def _production(settings: Settings, known: Known, refresh) -> list[w.Widget]:
     ]
     if not now or may(settings, "approver", "decide about models"):
         return shown
-    which, reason, said = w.Dropdown(options=list(now), description="Model"), _reason("going back"), w.HTML()
+    which, reason, said = w.Dropdown(options=list(now), description="Model"), _reason("going back"), prose()
     back = w.Button(
         description="Roll back",
         button_style="danger",
@@ -230,23 +241,23 @@ def _production(settings: Settings, known: Known, refresh) -> list[w.Widget]:
     back.on_click(
         lambda _: told(said, lambda: refresh(decide(settings, "rollback", which.value, reason.value)), "")
     )
-    folded = w.Accordion([w.VBox([which, reason, back, said])], titles=["Go back to the champion before"])
+    folded = w.Accordion([stack([which, reason, back, said])], titles=["Go back to the champion before"])
     return [*shown, folded]
 
 
 def _approvals(settings: Settings) -> w.Widget:
-    body = w.VBox()
+    body = stack()
 
     def refresh(message: str = "") -> None:
         known = registered(settings)
         found = waiting(settings, known)
         empty = "Nothing waits for a decision. A pipeline that registers a model puts its challenger here."
-        cards = [_decision(settings, f, refresh) for f in found] or [w.HTML(note(empty))]
-        parts = [w.HTML(note(message, "good"))] if message else []
-        parts += [w.HTML(note(words, "bad")) for words in behind_its_back(settings, known)]
+        cards = [_decision(settings, f, refresh) for f in found] or [prose(note(empty))]
+        parts = [prose(note(message, "good"))] if message else []
+        parts += [prose(note(words, "bad")) for words in behind_its_back(settings, known)]
         history = f"<h2>Decisions so far</h2>{history_html(read_audit(settings), verify_audit(settings))}"
-        body.children = [*parts, *cards, *_production(settings, known, refresh), w.HTML(history)]
+        body.children = [*parts, *cards, *_production(settings, known, refresh), prose(history)]
 
     refresh()
     words = "A model that was trained and tested asks to go into production. Compare it with what is there now, and decide."
-    return w.VBox([head("Approvals", words), body])
+    return stack([head("Approvals", words), body])

@@ -12,7 +12,16 @@ import html
 import ipywidgets as w
 
 from .explore import columns_html, table_profile
-from .widgets import choice, guarded, head, note, row, told
+from mlworkbench.app.widgets import (
+    choice,
+    stack,
+    guarded,
+    head,
+    note,
+    prose,
+    row,
+    told,
+)
 from ..core.settings import Settings
 from ..data.changes import table_log
 from ..data.checks import breach_words, check_table, contract_path
@@ -169,17 +178,17 @@ def _data(settings: Settings) -> w.Widget:
     title = head("Data", "Every table with its versions, what it must be, and what is in it.")
     names = table_names(settings.resolve(settings.tables.url))
     if not names:
-        return w.VBox(
+        return stack(
             [
                 title,
-                w.HTML(
+                prose(
                     note(
                         "There are no tables yet. mlw data add FILE --name NAME makes one, and so do pipelines."
                     )
                 ),
             ]
         )
-    table, said = choice("Table", names), w.HTML()
+    table, said = choice("Table", names), prose()
     last = {"view": "Versions"}
 
     def show(view: str) -> None:
@@ -197,11 +206,11 @@ def _data(settings: Settings) -> w.Widget:
         buttons[-1].on_click(lambda _, view=view: show(view))
     table.observe(lambda _: show(last["view"]), "value")
     show("Versions")
-    return w.VBox([
+    return stack([
         title,
-        w.HTML(f"<h2>Tables</h2>{tables_html(settings)}"),
-        w.HTML("<h2>One table</h2>"),
+        prose(f"<h2>Tables</h2>{tables_html(settings)}"),
+        prose("<h2>One table</h2>"),
         row(table, *buttons),
         said,
-        w.HTML(f"<h2>Features</h2>{features_html(settings)}"),
+        prose(f"<h2>Features</h2>{features_html(settings)}"),
     ])  # fmt: skip

@@ -13,7 +13,18 @@ import ipywidgets as w
 import pandas as pd
 
 from .page_home import base_address, run_link
-from .widgets import chip, choice, guarded, head, later, note, row, told
+from mlworkbench.app.widgets import (
+    chip,
+    choice,
+    stack,
+    guarded,
+    head,
+    later,
+    note,
+    prose,
+    row,
+    told,
+)
 from ..core.settings import Settings
 from ..core.store import Store, get
 from ..models.evaluation import new_axes
@@ -211,10 +222,10 @@ def _experiments(settings: Settings, most: int = 50) -> w.Widget:
             "Experiments",
             "All runs, what they were told, and what came of it. Choose two to see what makes the difference.",
         ),
-        w.VBox(),
+        stack(),
     )
     if not names:
-        return w.VBox([title, w.HTML(note(f"There is no pipeline in {settings.project.pipelines} yet."))])
+        return stack([title, prose(note(f"There is no pipeline in {settings.project.pipelines} yet."))])
     pipeline = choice("Pipeline", names)
 
     def show(*_) -> None:
@@ -227,20 +238,20 @@ def _experiments(settings: Settings, most: int = 50) -> w.Widget:
 
     pipeline.observe(show, "value")
     show()
-    return w.VBox([title, pipeline, body])
+    return stack([title, pipeline, body])
 
 
 def _runs(settings: Settings, store: Store, records: list[dict]) -> list[w.Widget]:
     if not records:
-        return [w.HTML(note("It has not been run yet. Start with mlw run."))]
-    frame, picture = runs_frame(store, records), w.HTML()
+        return [prose(note("It has not been run yet. Start with mlw run."))]
+    frame, picture = runs_frame(store, records), prose()
 
     def draw() -> None:
         if fig := parallel_figure(frame):
             picture.value = image(png(fig), "Each line is a run; the colour is its value on the last axis")
 
     later(draw)
-    shown = [w.HTML(f"<h2>Runs</h2>{runs_table(settings, records, frame)}"), picture]
+    shown = [prose(f"<h2>Runs</h2>{runs_table(settings, records, frame)}"), picture]
     return [*shown, _two(settings, store, records)] if len(records) > 1 else shown
 
 
@@ -248,7 +259,7 @@ def _two(settings: Settings, store: Store, records: list[dict]) -> w.Widget:
     "Two runs to choose, and how they differ."
     options = [(f"{r['run']}, {r['state']}", i) for i, r in enumerate(records)]
     first, second = choice("First", options, 1), choice("Second", options, 0)
-    said, ask = w.HTML(), w.Button(description="Compare", button_style="primary")
+    said, ask = prose(), w.Button(description="Compare", button_style="primary")
 
     def work() -> None:
         a, b = records[first.value], records[second.value]
@@ -257,4 +268,4 @@ def _two(settings: Settings, store: Store, records: list[dict]) -> w.Widget:
         )
 
     ask.on_click(lambda _: told(said, work, "Comparing …"))
-    return w.VBox([w.HTML("<h2>Two runs side by side</h2>"), row(first, second, ask), said])
+    return stack([prose("<h2>Two runs side by side</h2>"), row(first, second, ask), said])

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import ipywidgets as w
 
 from .decisions import arrive
-from .widgets import chip, guarded, head, note
+from .widgets import chip, stack, guarded, head, note, prose
 from ..core.errors import DataError, WorkbenchError
 from ..core.settings import Settings
 from ..core.store import Store
@@ -119,5 +119,5 @@ def home_page(settings: Settings | None = None) -> w.Widget:
     "The same as a dashboard."
     words = "What is in production, how it fares, and what waits for somebody."
     return guarded(
-        lambda s: w.VBox([head(s.project.name, words), w.HTML(overview_html(s, base_address()))]), settings
+        lambda s: stack([head(s.project.name, words), prose(overview_html(s, base_address()))]), settings
     )

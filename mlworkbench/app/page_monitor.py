@@ -21,6 +21,7 @@ import pandas as pd
 from mlworkbench.app.widgets import (
     chip,
     choice,
+    stack,
     guarded,
     head,
     later,
@@ -28,6 +29,7 @@ from mlworkbench.app.widgets import (
     part,
     pick_cell,
     picked,
+    prose,
     row,
     told,
 )
@@ -184,13 +186,13 @@ def _monitor(settings: Settings) -> w.Widget:
         "Monitor", "Does the model in production still see what it learned from, and is it still right?"
     )
     if not names:
-        return w.VBox(
-            [title, w.HTML(note("No model has been registered yet. Run a pipeline first: mlw run flights."))]
+        return stack(
+            [title, prose(note("No model has been registered yet. Run a pipeline first: mlw run flights."))]
         )
     model, version, body = (
         choice("Model", names),
         choice("Version", [("newest of each month", 0)]),
-        w.VBox(),
+        stack(),
     )
     held = {"quiet": False}
 
@@ -213,35 +215,35 @@ def _monitor(settings: Settings) -> w.Widget:
     model.observe(versions, "value")
     version.observe(show, "value")
     versions()
-    return w.VBox([title, row(model, version), body])
+    return stack([title, row(model, version), body])
 
 
 def _months(
     settings: Settings, model: str, version: int, found: tuple[pd.DataFrame, pd.DataFrame] | TableNotFound
 ) -> list[w.Widget]:
     "Everything about a model's months."
-    active = w.HTML(alerts_html(alerts(settings, model, "active")))
+    active = prose(alerts_html(alerts(settings, model, "active")))
     if isinstance(found, TableNotFound):
-        return [active, w.HTML(note(f"{found} Until then there is nothing to show."))]
+        return [active, prose(note(f"{found} Until then there is nothing to show."))]
     performance, drift = found
     if version:
         performance = performance[performance.model_version == version]
     performance = performance.drop_duplicates("month", keep="last", ignore_index=True)
     newest = dict(zip(performance.month, performance.model_version, strict=True))
     drift = drift[drift.model_version == drift.month.map(newest)]
-    charts, details = w.HTML(_charts(settings, model, version, performance, draw=False)), w.VBox()
+    charts, details = prose(_charts(settings, model, version, performance, draw=False)), stack()
     if DRAWING in charts.value:
         later(lambda: setattr(charts, "value", _charts(settings, model, version, performance)))
     if len(drift):
         later(lambda: setattr(details, "children", [_details(settings, model, drift)]))
     moved = part("What has moved", [], [], empty="No feature was compared yet.")
     if len(drift):
-        moved = w.HTML(f"<h2>What has moved</h2>{heat_html(drift)}")
+        moved = prose(f"<h2>What has moved</h2>{heat_html(drift)}")
     return [
-        w.HTML(summary_html(model, performance)),
+        prose(summary_html(model, performance)),
         active,
         charts,
-        w.HTML(f"<h2>Month by month</h2>{months_html(performance)}"),
+        prose(f"<h2>Month by month</h2>{months_html(performance)}"),
         moved,
         details,
     ]
@@ -287,7 +289,7 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
     "Drift and slices of one month or a week of it, and the distributions of one feature in it."
     month = choice("Month", sorted(drift.month.unique()), drift.month.max(), "220px")
     window, part_of = choice("Window", WINDOWS, 0, "260px"), choice("Slice", [ALL], ALL, "300px")
-    feature, facts, pictures, slices = choice("Feature", [], width="340px"), w.HTML(), w.HTML(), w.HTML()
+    feature, facts, pictures, slices = choice("Feature", [], width="340px"), prose(), prose(), prose()
     first, last = (w.DatePicker(description=d, layout=w.Layout(display="none")) for d in ("From", "To"))
     held, looks = {"quiet": False}, {}
 
@@ -405,9 +407,9 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
         tooltip="How the model fares in each part of the rows; each can be chosen then",
     )
     button.on_click(lambda _: told(slices, by_slice))
-    return w.VBox(
+    return stack(
         [
-            w.HTML("<h2>Look closer</h2>"),
+            prose("<h2>Look closer</h2>"),
             row(month, window, first, last, part_of, feature, button),
             picked(pick),
             facts,

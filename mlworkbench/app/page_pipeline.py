@@ -19,7 +19,18 @@ from pathlib import Path
 import ipywidgets as w
 
 from .page_home import base_address, run_link
-from .widgets import chip, choice, guarded, head, may, note, row, told
+from mlworkbench.app.widgets import (
+    chip,
+    choice,
+    stack,
+    guarded,
+    head,
+    may,
+    note,
+    prose,
+    row,
+    told,
+)
 from ..core.errors import WorkbenchError
 from ..core.settings import Settings
 from ..core.store import Store
@@ -143,13 +154,13 @@ def _pipelines(settings: Settings) -> w.Widget:
         head(
             "Pipeline", "Each box is a notebook. What has not changed comes from the cache; what has, runs."
         ),
-        w.VBox(),
+        stack(),
     )
     if not names:
-        return w.VBox(
+        return stack(
             [
                 title,
-                w.HTML(
+                prose(
                     note(
                         f"There is no pipeline in {settings.project.pipelines} yet: a folder of NN_<step>.ipynb there."
                     )
@@ -170,7 +181,7 @@ def _pipelines(settings: Settings) -> w.Widget:
 
     chosen.observe(show, "value")
     show()
-    return w.VBox([title, chosen, body])
+    return stack([title, chosen, body])
 
 # %% ../../nbs/api/72e_app.page_pipeline.ipynb #view
 class _View:
@@ -185,15 +196,15 @@ class _View:
         )
         self.which, self.picture, self.said = (
             choice("Run", [("newest", "")], width="360px"),
-            w.HTML(),
-            w.HTML(),
+            prose(),
+            prose(),
         )
         self.which.observe(lambda _: self.look(), "value")
         self.fields = {
             s: {n: parameter_widget(p) for n, p in step.parameters.items() if p.type != "Input"}
             for s, step in self.graph.steps.items()
         }
-        self.widget = w.VBox([self.which, self.picture, self._form()])
+        self.widget = stack([self.which, self.picture, self._form()])
         self.look()
         self.watcher = threading.Thread(target=self._watch, daemon=True)
         self.watcher.start()
@@ -225,7 +236,7 @@ class _View:
     def _form(self) -> w.Widget:
         refused = may(self.settings, "scientist", "run pipelines")
         if refused:
-            return w.HTML(f"<h2>Run it</h2>{note(refused)}")
+            return prose(f"<h2>Run it</h2>{note(refused)}")
         grid = w.Layout(grid_template_columns="repeat(auto-fill, minmax(min(320px, 100%), 1fr))")
         steps = {s: w.GridBox(list(of.values()), layout=grid) for s, of in self.fields.items() if of}
         folded = w.Accordion(
@@ -236,7 +247,7 @@ class _View:
         self.stop = w.Button(description="Stop", button_style="danger", disabled=True)
         self.run.on_click(lambda _: told(self.said, self._start, ""))
         self.stop.on_click(lambda _: self.started and self.started.stop())
-        return w.VBox([w.HTML("<h2>Run it</h2>"), folded, row(self.run, self.stop, self.force), self.said])
+        return stack([prose("<h2>Run it</h2>"), folded, row(self.run, self.stop, self.force), self.said])
 
     def _start(self) -> None:
         parameters = [p for s, of in self.fields.items() for p in changed(self.graph.steps[s], of)]
