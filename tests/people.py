@@ -22,7 +22,7 @@ class Person:
 
     def ask(self, method: str, path: str, body: str | dict = "", **headers: str) -> tuple[int, str]:
         make = http.client.HTTPSConnection if self.tls else http.client.HTTPConnection
-        connection = make("127.0.0.1", self.port, timeout=90, **({"context": self.tls} if self.tls else {}))
+        connection = make("127.0.0.1", self.port, timeout=200, **({"context": self.tls} if self.tls else {}))
         sent = {"Cookie": "; ".join(f"{k}={v}" for k, v in self.cookies.items())} if self.cookies else {}
         if method != "GET" and "_xsrf" in self.cookies and "X_XSRFToken" not in headers:
             sent["X-XSRFToken"] = self.cookies["_xsrf"]

@@ -572,7 +572,7 @@ def gateway_config(settings: Settings, port: int) -> Path:
         mlflow = {
             "command": command,
             "absolute_url": True,
-            "timeout": 60,
+            "timeout": 180,  # seconds; to start takes it a minute on a slow machine that has other work
             "launcher_entry": {"title": "MLflow"},
         }
         told |= {"ServerProxy": {"servers": {"mlflow": mlflow}}}
