@@ -457,6 +457,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'mlworkbench/app/isolation.py'),
                                            'mlworkbench.app.isolation._is_end': ( 'api/app.isolation.html#_is_end',
                                                                                   'mlworkbench/app/isolation.py'),
+                                           'mlworkbench.app.isolation._of': ('api/app.isolation.html#_of', 'mlworkbench/app/isolation.py'),
                                            'mlworkbench.app.isolation.is_harmless': ( 'api/app.isolation.html#is_harmless',
                                                                                       'mlworkbench/app/isolation.py')},
             'mlworkbench.app.magics': { 'mlworkbench.app.magics.load_ipython_extension': ( 'api/app.magics.html#load_ipython_extension',

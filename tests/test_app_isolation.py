@@ -4,6 +4,7 @@
 
 # %% auto #0
 from mlworkbench.app.isolation import (
+    Empty,
     Gateway,
     Looker,
     OwnKernels,
@@ -12,6 +13,7 @@ from mlworkbench.app.isolation import (
     SoonReady,
     _CONTROL,
     _is_end,
+    _of,
     is_harmless,
     os,
     web,
@@ -38,7 +40,8 @@ def person(name):
 @pytest.fixture
 def room(own_project):
     settings = read_settings(own_project)
-    kernels = OwnKernels(gateway=Gateway(settings, "http://127.0.0.1:1/"), root_dir=str(own_project))
+    place = {"root_dir": str(own_project), "connection_dir": str(own_project)}
+    kernels = OwnKernels(gateway=Gateway(settings, "http://127.0.0.1:1/"), **place)
     kernels.default_kernel_name = "python3"
     return kernels
 
@@ -87,8 +90,13 @@ def test_a_page_goes_on_when_its_kernel_has_answered_and_sees_nothing_of_before(
             said = [await client.get_iopub_msg(timeout=30)]
             while not _is_end(said[-1], asked):
                 said.append(await client.get_iopub_msg(timeout=30))
-            assert {m["parent_header"]["msg_id"] for m in said} == {asked}
-            assert (await client.get_shell_msg(timeout=30))["parent_header"]["msg_id"] == asked
+            assert {_of(m) for m in said} == {asked}
+            assert _of(await client.get_shell_msg(timeout=30)) == asked
+        client.execute("import time; time.sleep(3)")  # so slow that it is asked more than once
+        await client.wait_for_ready(timeout=60)
+        with contextlib.suppress(Empty):
+            while True:
+                assert "kernel_info" not in (await client.get_shell_msg(timeout=1))["msg_type"]
         client.execute("import time; time.sleep(30)")
         with pytest.raises(RuntimeError, match=r"did not answer within 0\.5 seconds"):
             await client.wait_for_ready(timeout=0.5)

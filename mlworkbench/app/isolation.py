@@ -50,7 +50,8 @@ class SoonReady(AsyncKernelClient):
         while True:
             asked = self.kernel_info()
             with contextlib.suppress(Empty):
-                reply = await self.get_shell_msg(timeout=1)
+                while _of(reply := await self.get_shell_msg(timeout=1)) != asked:
+                    pass  # of an earlier question, when it was slow to come up
                 # What is published before the channel is connected is lost; then it is asked again.
                 while not _is_end(await self.get_iopub_msg(timeout=0.05), asked):
                     pass
@@ -61,10 +62,14 @@ class SoonReady(AsyncKernelClient):
                 raise RuntimeError(f"The kernel did not answer within {timeout} seconds.")
 
 
+def _of(message: dict) -> str | None:
+    "What the message answers."
+    return message["parent_header"].get("msg_id")
+
+
 def _is_end(message: dict, asked: str) -> bool:
     "Whether the message says that what was asked is done."
-    state = message["content"].get("execution_state")
-    return message["parent_header"].get("msg_id") == asked and state == "idle"
+    return _of(message) == asked and message["content"].get("execution_state") == "idle"
 
 
 class OwnKernel(ServerKernelManager):
