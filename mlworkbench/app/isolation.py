@@ -40,7 +40,9 @@ class SoonReady(AsyncKernelClient):
     async def start_channels(self, **which: bool) -> None:
         process = getattr(self.parent.provisioner, "process", None)
         if isinstance(process, WarmProcess):
-            await asyncio.to_thread(process.listening.wait)
+            await asyncio.to_thread(
+                process.listening.wait, 60
+            )  # seconds; whoever waits for it to be ready says what is wrong
         super().start_channels(**which)
 
     async def wait_for_ready(self, timeout: float | None = None) -> None:
@@ -73,6 +75,8 @@ def _is_end(message: dict, asked: str) -> bool:
 
 
 class OwnKernel(ServerKernelManager):
+    "A kernel whose pages do not wait longer than it takes to come up."
+
     client_factory = Type(SoonReady, AsyncKernelClient)
 
 

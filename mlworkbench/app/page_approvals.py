@@ -12,18 +12,7 @@ import json
 import ipywidgets as w
 
 from .decisions import decide
-from mlworkbench.app.widgets import (
-    stack,
-    guarded,
-    head,
-    may,
-    note,
-    part,
-    prose,
-    row,
-    told,
-    when,
-)
+from .widgets import guarded, head, may, note, part, prose, row, stack, told, when
 from ..core.errors import WorkbenchError
 from ..core.settings import Settings
 from ..governance.approvals import Known, Waiting, behind_its_back, champions, waiting

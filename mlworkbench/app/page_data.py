@@ -12,16 +12,7 @@ import html
 import ipywidgets as w
 
 from .explore import columns_html, table_profile
-from mlworkbench.app.widgets import (
-    choice,
-    stack,
-    guarded,
-    head,
-    note,
-    prose,
-    row,
-    told,
-)
+from .widgets import choice, guarded, head, note, prose, row, stack, told
 from ..core.settings import Settings
 from ..data.changes import table_log
 from ..data.checks import breach_words, check_table, contract_path

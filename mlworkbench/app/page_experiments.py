@@ -13,18 +13,7 @@ import ipywidgets as w
 import pandas as pd
 
 from .page_home import base_address, run_link
-from mlworkbench.app.widgets import (
-    chip,
-    choice,
-    stack,
-    guarded,
-    head,
-    later,
-    note,
-    prose,
-    row,
-    told,
-)
+from .widgets import chip, choice, guarded, head, later, note, prose, row, stack, told
 from ..core.settings import Settings
 from ..core.store import Store, get
 from ..models.evaluation import new_axes

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import ipywidgets as w
 
 from .decisions import arrive
-from .widgets import chip, stack, guarded, head, note, prose
+from .widgets import chip, guarded, head, note, prose, stack
 from ..core.errors import DataError, WorkbenchError
 from ..core.settings import Settings
 from ..core.store import Store

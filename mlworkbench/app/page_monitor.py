@@ -21,7 +21,6 @@ import pandas as pd
 from mlworkbench.app.widgets import (
     chip,
     choice,
-    stack,
     guarded,
     head,
     later,
@@ -31,6 +30,7 @@ from mlworkbench.app.widgets import (
     picked,
     prose,
     row,
+    stack,
     told,
 )
 from ..core.errors import DataError, TableNotFound

@@ -19,18 +19,7 @@ from pathlib import Path
 import ipywidgets as w
 
 from .page_home import base_address, run_link
-from mlworkbench.app.widgets import (
-    chip,
-    choice,
-    stack,
-    guarded,
-    head,
-    may,
-    note,
-    prose,
-    row,
-    told,
-)
+from .widgets import chip, choice, guarded, head, may, note, prose, row, stack, told
 from ..core.errors import WorkbenchError
 from ..core.settings import Settings
 from ..core.store import Store

@@ -86,7 +86,8 @@ def chip(word: str, kind: str = "") -> Markup:
 
 @functools.cache
 def _look() -> dict:
-    return {"layout": w.Layout(), "style": w.HTML().style}
+    first = w.HTML()
+    return {"layout": first.layout, "style": first.style}
 
 
 def prose(value: str = "") -> w.HTML:
@@ -148,7 +149,7 @@ def guarded(build: Callable[[Settings], w.Widget], settings: Settings | None = N
         _when_said(shell, waiting)
         style = PAGE_STYLE.replace(".mlw-preview { display: none; }", "")
         display(HTML(f"{style}<div class='mlw-page mlw-preview'>{plain(content)}</div>"))
-    page = w.VBox([prose(PAGE_STYLE), content])
+    page = stack([prose(PAGE_STYLE), content])
     page.add_class("mlw-page")
     return page
 
