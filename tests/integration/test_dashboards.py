@@ -9,7 +9,7 @@ from urllib.request import urlopen
 
 import axe_playwright_python
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 from people import Person, password
 from projects import MLW, free_port, mlw
 
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium on this machine; on Debian: apt-get install chromium"
 )
 OFFLINE = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+expect.set_options(timeout=30_000)  # a page comes piece by piece, and slowly on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def open_page(browser, start, request):
 
 def test_a_click_on_approve_moves_the_alias_and_writes_the_audit_row(flights, open_page):
     page = open_page(flights, "approvals")
-    assert page.get_by_text("flights version 1 asks to be the first in production").is_visible()
+    expect(page.get_by_text("flights version 1 asks to be the first in production")).to_be_visible()
     page.get_by_role("button", name="Approve").click()
     page.get_by_text("reason").first.wait_for(timeout=20_000)
     settings = read_settings(flights)
@@ -81,7 +82,7 @@ def test_a_click_on_approve_moves_the_alias_and_writes_the_audit_row(flights, op
         ("approve", "flights", 1, "AUC well above the baseline")
     ]
     assert verify(rows) == []
-    assert page.get_by_text("Nothing waits for a decision").is_visible()
+    expect(page.get_by_text("Nothing waits for a decision")).to_be_visible()
 
 
 def test_the_monitor_shows_each_month_and_redraws_on_a_choice(flights, open_page):
@@ -92,7 +93,7 @@ def test_the_monitor_shows_each_month_and_redraws_on_a_choice(flights, open_page
     page = open_page(flights, "monitor")
     page.get_by_text("Look closer").wait_for(timeout=60_000)
     for words in ("2013-04", "2013-07", "What has moved"):
-        assert page.get_by_text(words).first.is_visible()
+        expect(page.get_by_text(words).first).to_be_visible()
     pictures = page.locator("img")
     for words in ("AUC by month", "What was predicted", "Features that moved"):  # each comes when it is drawn
         page.locator(f"img[alt^='{words}']").wait_for(timeout=30_000)
@@ -107,7 +108,7 @@ def test_the_monitor_shows_each_month_and_redraws_on_a_choice(flights, open_page
 
 def test_before_anything_has_run_the_pages_say_what_to_do(project, open_page):
     page = open_page(project, "monitor")
-    assert page.get_by_text("No model has been registered yet").is_visible()
+    expect(page.get_by_text("No model has been registered yet")).to_be_visible()
 
 
 def test_a_narrow_screen_needs_no_sideways_scrolling(flights, open_page):
@@ -153,7 +154,7 @@ def test_a_challenger_from_a_scientists_run_is_approved_served_and_monitored(tea
 
     sam = enter(people["sam"], "sam")
     visit(sam, "pipeline")
-    assert sam.locator("svg").get_by_text("register").first.is_visible()
+    expect(sam.locator("svg").get_by_text("register").first).to_be_visible()
     sam.get_by_text("train: Train").click()
     sam.get_by_label("iterations").fill("30")
     sam.keyboard.press("Tab")
@@ -163,12 +164,10 @@ def test_a_challenger_from_a_scientists_run_is_approved_served_and_monitored(tea
     visit(sam, "experiments")
     sam.get_by_role("button", name="Compare").click()
     sam.get_by_text("flights version 2 against 1").wait_for(timeout=60_000)
-    assert sam.get_by_text("train.iterations").first.is_visible()
+    expect(sam.get_by_text("train.iterations").first).to_be_visible()
     visit(sam, "approvals")
-    assert (
-        sam.get_by_text("one must be approver").is_visible()
-        and sam.get_by_role("button", name="Approve").count() == 0
-    )
+    expect(sam.get_by_text("one must be approver")).to_be_visible()
+    assert sam.get_by_role("button", name="Approve").count() == 0
 
     ada = enter(people["ada"], "ada")
     visit(ada, "approvals")
@@ -176,7 +175,7 @@ def test_a_challenger_from_a_scientists_run_is_approved_served_and_monitored(tea
     ada.get_by_text("Where it does not hold").wait_for(timeout=60_000)
     ada.get_by_role("button", name="Try it").click()
     ada.get_by_role("button", name="Ask the models").wait_for(timeout=60_000)
-    assert ada.get_by_text("what came").is_visible()
+    expect(ada.get_by_text("what came")).to_be_visible()
     ada.get_by_placeholder("Why?").first.fill("a smaller model will do")
     ada.keyboard.press("Tab")
     ada.get_by_role("button", name="Approve").click()
@@ -192,16 +191,14 @@ def test_a_challenger_from_a_scientists_run_is_approved_served_and_monitored(tea
         assert done.returncode == 0, done.stderr
     vera = enter(people["vera"], "vera")
     visit(vera, "monitor")
-    assert vera.get_by_text("flights version 2 in 2013-04").is_visible()
+    expect(vera.get_by_text("flights version 2 in 2013-04")).to_be_visible()
     cell = vera.get_by_role("button", name="temp in 2013-04")
     cell.click()
     vera.locator("img[alt='temp: training and 2013-04']").wait_for(timeout=30_000)
     assert cell.get_attribute("aria-pressed") == "true"
     visit(vera, "pipeline")
-    assert (
-        vera.get_by_text("must be scientist").is_visible()
-        and vera.get_by_role("button", name="Run", exact=True).count() == 0
-    )
+    expect(vera.get_by_text("must be scientist")).to_be_visible()
+    assert vera.get_by_role("button", name="Run", exact=True).count() == 0
 
 
 def tab_to(page: Page, name: str) -> None:
@@ -252,7 +249,8 @@ def test_a_decision_is_made_and_a_distribution_chosen_by_keyboard_alone(team, fl
     tab_to(page, "From")
     page.keyboard.type("04102013")
     page.locator("img[alt='temp: training and 2013-04-10 to 2013-04-30']").wait_for(timeout=60_000)
-    assert page.get_by_text("predictions, labels of").is_visible() and grave(page) == []
+    expect(page.get_by_text("predictions, labels of")).to_be_visible()
+    assert grave(page) == []
     page.context.close()
 
 
@@ -278,7 +276,7 @@ def test_in_jupyterlab_a_step_is_made_looked_at_and_run(team, flights, enter):
     tile = sam.locator(".jp-LauncherCard", has_text="New step")
     tile.wait_for(timeout=90_000)
     for words in ("New dashboard", "Run a pipeline", "Dashboards", "MLflow"):
-        assert sam.locator(".jp-LauncherCard", has_text=words).first.is_visible(), words
+        expect(sam.locator(".jp-LauncherCard", has_text=words).first).to_be_visible()
     tile.click()
     sam.locator(".jp-Dialog input").fill("small/first")
     sam.get_by_role("button", name="Make it").click()
@@ -289,15 +287,16 @@ def test_in_jupyterlab_a_step_is_made_looked_at_and_run(team, flights, enter):
     sam.get_by_role("button", name="Run step").click()
     sam.wait_for_function("window.hasAnsweredLate", timeout=60_000)
     sam.get_by_text("nothing has changed since its last run").wait_for(timeout=120_000)
-    assert sam.locator(".mlw-side").get_by_text("The run is done").is_visible()
-    assert sam.locator(".mlw-side").get_by_text("small/first").is_visible()
+    expect(sam.locator(".mlw-side").get_by_text("The run is done")).to_be_visible()
+    expect(sam.locator(".mlw-side").get_by_text("small/first")).to_be_visible()
     sam.get_by_role("button", name="Run step").click()
     sam.locator(".mlw-side tr", has_text="cached").wait_for(timeout=120_000)
+    expect(sam.locator(".mlw-side").get_by_text("The run is done")).to_be_visible()
     records = list_runs(Store(str(flights / ".mlw/store")), "small")
     assert [(r["user"], r["state"]) for r in records] == [("sam", "done")] * 2
     for record in records:
         row = sam.locator(".mlw-side tr", has_text=record["run"])
-        assert row.get_by_text(record["steps"]["first"]["fingerprint"][:12]).is_visible()
+        expect(row.get_by_text(record["steps"]["first"]["fingerprint"][:12])).to_be_visible()
     assert sam.get_by_text("Jupyter news").count() == 0
 
 
@@ -337,4 +336,4 @@ def test_every_page_is_fit_for_all_and_runs_no_script_of_a_name(team, flights, e
         assert boss.evaluate("document.documentElement.scrollWidth") <= width
         assert grave(boss) == []
         boss.goto(boss.url.split("/serving")[0] + "/settings")
-        assert boss.get_by_text("gateway.minutes").is_visible()
+        expect(boss.get_by_text("gateway.minutes")).to_be_visible()
