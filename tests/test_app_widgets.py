@@ -16,6 +16,7 @@ from mlworkbench.app.widgets import (
     picked,
     plain,
     row,
+    stack,
     told,
     w,
 )
@@ -48,6 +49,11 @@ def test_an_error_is_a_note_not_a_traceback(project, tmp_path, monkeypatch):
 def test_what_a_page_says_is_there_before_its_widgets_are(project):
     page = w.VBox([head("Title", "why"), choice("Model", ["a"]), row(w.HTML("<p>more</p>"))])
     assert plain(page) == "<h1>Title</h1><p class='soft'>why</p><p>more</p>"
+
+
+def test_whoever_shows_a_page_does_not_write_all_of_it_out(project):
+    page = guarded(lambda _: stack([head("Title", "why"), choice("Model", ["a"])]), project)
+    assert repr(page) == page._repr_mimebundle_()["text/plain"] == "Stack of 2"
 
 
 def test_work_says_what_it_does_and_what_prevents_it():

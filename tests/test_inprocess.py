@@ -13,6 +13,7 @@ from projects import make_task
 from mlworkbench.core.errors import StepFailed
 from mlworkbench.core.settings import Settings
 from mlworkbench.core.store import Store, get
+from mlworkbench.pipeline.inprocess import PlainApp
 from mlworkbench.pipeline.worker import execute_step
 
 CORPUS = {
@@ -24,6 +25,8 @@ CORPUS = {
         "print('no newline', end=''); print(' and on'); sys.stdout.write('x')",
         "print('a' * 100_000)",
         "import logging, warnings\nlogging.warning('logged')\nwarnings.warn('warned')",
+        "logging.basicConfig(level=logging.DEBUG, force=True)\nlogging.debug('deep')",
+        "logging.debug('deeper')",
     ],
     "displays": [
         "from IPython.display import HTML, Markdown, clear_output, display, update_display",
@@ -170,6 +173,14 @@ def test_a_forked_kernel_looks_at_no_module(settings):
     ask = "import sys\nfrom ipykernel import ipkernel\n(len(get_ipython().kernel._kernel_modules), ipkernel.sys is sys)"
     cells = in_process(make_task(settings, ask, folder="deep"), settings).cells
     assert "(0, True)" in [o.data["text/plain"] for c in cells for o in c.get("outputs", []) if "data" in o]
+
+
+@pytest.mark.parametrize("more", [[], ["--HistoryManager.enabled=False"]])
+def test_a_kernels_command_line_says_where_it_is_connected_and_all_else(tmp_path, more):
+    app = PlainApp()
+    app.parse_command_line(["-f", str(tmp_path / "connection.json"), *more])
+    assert app.connection_file == str(tmp_path / "connection.json")
+    assert app.config.get("HistoryManager", {}).get("enabled", True) is not bool(more)
 
 
 def test_a_notebook_of_another_kernel_gets_it(settings, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from mlworkbench.monitoring.alerts import (
     silenced,
     tell,
     timedelta,
+    watch_books,
 )
 
 # %% ../nbs/api/64_monitoring.alerts.ipynb #test-alerts
@@ -109,6 +110,14 @@ def test_what_a_look_showed_is_kept_and_labels_are_added(project):
     lives(project, look(1, ["a"], auc=0.78, realised=0.77))
     (kept,) = kept_looks(project, "m", 1).values()
     assert kept.realised["auc"] == 0.77 and not kept.wants_labels and kept_looks(project, "m", 2) == {}
+
+
+def test_to_look_at_what_is_kept_waits_for_nobody_who_writes(project):
+    assert kept_looks(project, "m") == {} and silenced(project, "m", "drift") == ""
+    assert not (project.root / ".mlw").exists(), "nothing is left behind"
+    lives(project, look(1, ["a"], auc=0.78))
+    with watch_books(project):
+        assert len(kept_looks(project, "m")) == 1 and silenced(project, "m", "drift") == ""
 
 
 def test_a_window_that_is_looked_at_again_counts_once(project):

@@ -9,6 +9,7 @@ __all__ = ['log', 'DECISION', 'GENESIS', 'SIGNED', 'AuditRow', 'row_digest', 'op
 # %% ../../nbs/api/43_governance.audit.ipynb #imports
 import contextlib
 import csv
+import functools
 import io
 import json
 import logging
@@ -76,6 +77,7 @@ _TRIGGERS = {
 }
 
 
+@functools.cache
 def _table():
     import sqlalchemy as sa
 
@@ -85,19 +87,23 @@ def _table():
     return sa.Table("audit_log", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), *columns)
 
 # %% ../../nbs/api/43_governance.audit.ipynb #open
-@contextlib.contextmanager
-def open_books(url: str) -> Iterator:
+def open_books(url: str):
     "Engine of the database that holds the audit log; on SQLite, a transaction of it takes the write lock at once."
-    import sqlalchemy as sa
-
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
-    sa.event.listen(engine, "begin", _take_lock)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
+    return _engine(url, _take_lock)
+
+
+@functools.cache
+def _engine(url: str, begin: Callable | None = None):
+    "An engine that keeps no connection, but knows the statements that it has seen."
+    import sqlalchemy as sa
+
+    waits = {"timeout": 30} if url.startswith("sqlite") else {}  # seconds
+    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=waits)
+    if begin:
+        sa.event.listen(engine, "begin", begin)
+    return engine
 
 
 @contextlib.contextmanager
@@ -108,16 +114,13 @@ def reading(url: str, table: str) -> Iterator:
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         yield None
         return
-    engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
     try:
-        with engine.connect() as connection:
+        with _engine(url).connect() as connection:
             yield connection if sa.inspect(connection).has_table(table) else None
     except sa.exc.SQLAlchemyError as err:
         raise SettingsError(
             f"The table {table} at {url} can't be read: {err}. See settings.ini, section [audit].", url=url
         ) from err
-    finally:
-        engine.dispose()
 
 
 @contextlib.contextmanager
@@ -125,20 +128,20 @@ def _locked(url: str) -> Iterator:
     "Connection in a transaction that holds the log's write lock. Raises `SettingsError`."
     from sqlalchemy.exc import SQLAlchemyError
 
-    with open_books(url) as engine:
-        try:
-            with engine.begin() as connection:
-                _table().create(connection, checkfirst=True)
-                for statement in _TRIGGERS.get(engine.dialect.name, []):
-                    connection.exec_driver_sql(statement)
-        except SQLAlchemyError as err:
-            raise SettingsError(
-                f"The audit log at {url} can't be used: {err}. See settings.ini, section [audit].", url=url
-            ) from err
+    engine = open_books(url)
+    try:
         with engine.begin() as connection:
-            if engine.dialect.name == "postgresql":
-                connection.exec_driver_sql("LOCK TABLE audit_log IN EXCLUSIVE MODE")
-            yield connection
+            _table().create(connection, checkfirst=True)
+            for statement in _TRIGGERS.get(engine.dialect.name, []):
+                connection.exec_driver_sql(statement)
+    except SQLAlchemyError as err:
+        raise SettingsError(
+            f"The audit log at {url} can't be used: {err}. See settings.ini, section [audit].", url=url
+        ) from err
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("LOCK TABLE audit_log IN EXCLUSIVE MODE")
+        yield connection
 
 
 def _take_lock(connection) -> None:

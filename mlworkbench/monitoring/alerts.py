@@ -9,6 +9,7 @@ __all__ = ['log', 'CAUSES', 'DEFAULT', 'EXPLAINED', 'SERVICE', 'cause_of', 'rule
 
 # %% ../../nbs/api/64_monitoring.alerts.ipynb #imports
 import contextlib
+import functools
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -167,6 +168,7 @@ def _where(rule: AlertSection, look: Look) -> list[str]:
     return slices.slice[fall[fall > 0].sort_values(ascending=False).index[:3]].tolist()
 
 # %% ../../nbs/api/64_monitoring.alerts.ipynb #books
+@functools.cache
 def _tables():
     import sqlalchemy as sa
 
@@ -189,8 +191,8 @@ def watch_books(settings: Settings) -> Iterator:
 
     url = audit_url(settings)
     try:
-        with open_books(url) as engine, engine.begin() as connection:
-            if engine.dialect.name == "postgresql":
+        with open_books(url).begin() as connection:
+            if connection.dialect.name == "postgresql":
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7101)")
             _tables()[0].create_all(connection)
             yield connection
@@ -351,9 +353,9 @@ def kept_looks(
     "End of the window → what was seen in it, the oldest first; of all versions, the newest one's where several answered."
     window = window or settings.monitor.window
     table = _tables()[3]
-    with watch_books(settings) as connection:
-        asked = table.select().filter_by(model=model).order_by(table.c.window_end, table.c.version)
-        rows = connection.execute(asked).all()
+    asked = table.select().filter_by(model=model).order_by(table.c.window_end, table.c.version)
+    with reading(audit_url(settings), table.name) as connection:
+        rows = connection.execute(asked).all() if connection else []
     of = lambda r: KeptLook(r.model, r.version, r.window_start, r.window_end, r.at, **json.loads(r.facts))
     found = [of(r) for r in rows if version in (None, r.version)]
     return {k.end: k for k in found if k.window == window}
@@ -480,8 +482,9 @@ def silence(
 def silenced(settings: Settings, model: str, cause: str) -> str:
     "Until when the cause is silenced; empty if it is not."
     table = _tables()[4]
-    with watch_books(settings) as connection:
-        ends = [r.until for r in connection.execute(table.select().filter_by(model=model, cause=cause))]
+    asked = table.select().filter_by(model=model, cause=cause)
+    with reading(audit_url(settings), table.name) as connection:
+        ends = [r.until for r in connection.execute(asked)] if connection else []
     return max((e for e in ends if datetime.fromisoformat(e) > now()), default="")
 
 

@@ -6,6 +6,7 @@
 import asyncio
 import codecs
 import inspect
+import logging
 import os
 import select
 import sys
@@ -23,6 +24,7 @@ from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.session import Session
 from tornado.ioloop import IOLoop
 from traitlets import Any, default
+from traitlets.config import Config
 
 
 class KeptMessages(Session):
@@ -114,7 +116,22 @@ class Stream(OutStream):
                 os.write(self._original_stdstream_copy, data)
 
 
-class KernelApp(IPKernelApp):
+class PlainApp(IPKernelApp):
+    "ipykernel's application where it is told no more than where to connect: no parser for that, and no configuration of Python's logging for its own warnings."
+
+    def __init__(self, **told):
+        super().__init__(log=logging.Logger("IPKernelApp", logging.WARNING), **told)
+
+    def parse_command_line(self, argv=None):
+        if not argv:
+            return
+        if len(argv) != 2 or argv[0] != "-f":
+            return super().parse_command_line(argv)
+        self.argv, self.cli_config = argv, Config(IPKernelApp={"connection_file": argv[1]})
+        self.update_config(self.cli_config)
+
+
+class KernelApp(PlainApp):
     "Sets the kernel up as ipykernel does, but for sockets, connection file and watching a parent."
 
     kernel_class = Kernel
@@ -170,8 +187,8 @@ class InProcessKernel:
     allow_stdin = False
 
     def __init__(self):
-        app = KernelApp.instance()
-        app.initialize(["--HistoryManager.enabled=False"])
+        app = KernelApp.instance(config=Config(HistoryManager={"enabled": False}))
+        app.initialize([])
         self.kernel, self.session = app.kernel, app.session
         self.waiting: deque = deque()
         self.iopub_channel = Channel(self.session.published, self.waiting)

@@ -32,12 +32,10 @@ def run_kernel(arguments: list[str], tell: Callable[[dict], None]) -> None:
         "JPY_PARENT_PID", None
     )  # the connection to the client watches better than the parent's id, which is the server's
     sys.argv[:] = ["ipykernel_launcher", *arguments]
-    from ipykernel.kernelapp import IPKernelApp
-
-    from mlworkbench.pipeline.inprocess import PlainKernel
+    from mlworkbench.pipeline.inprocess import PlainApp, PlainKernel
 
     is_page = "VOILA_REQUEST_URL" in os.environ
-    app = IPKernelApp.instance(**({"kernel_class": PlainKernel} if is_page else {}))
+    app = PlainApp.instance(**({"kernel_class": PlainKernel} if is_page else {}))
     app.initialize(arguments)
     if widgets := sys.modules.get(
         "ipywidgets"

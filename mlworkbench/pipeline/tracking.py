@@ -39,7 +39,8 @@ QUIET = {  # MLflow would send usage data over the network, and draw bars for lo
 def mlflow_client(settings: Settings) -> "MlflowClient":
     "Client of the project's MLflow. Raises `SettingsError` if it can't be reached."
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry", "mlflow.tracking"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        if (told := logging.getLogger(name)).level != logging.WARNING:  # to set it is to look at all loggers
+            told.setLevel(logging.WARNING)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -104,8 +105,9 @@ def ask_once(root: str) -> None:
         if not uri.startswith("sqlite:") or not Path(sa.make_url(uri).database or "/").is_file():
             return
         client = mlflow_client(settings)
-        client.search_registered_models()
-        client.search_model_versions()
+        for _ in range(3):  # SQLAlchemy keeps the last of its statements only then
+            client.search_registered_models()
+            client.search_model_versions()
         from mlflow.tracking._model_registry.utils import _get_store as registry
         from mlflow.tracking._tracking_service.utils import _get_store as tracking
 
