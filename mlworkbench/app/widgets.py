@@ -237,9 +237,10 @@ def may(settings: Settings, role: Role, to: str) -> str:
     return ""
 
 # %% ../../nbs/api/72_app.widgets.ipynb #pick
-_CLICK = (
-    "const p=this.closest('.mlw-page'),i=p.querySelector('.mlw-picked input');p.querySelectorAll('.mlw-cell').forEach(b=>b.setAttribute('aria-pressed',b===this));"
-    "i.value=this.dataset.pick;i.dispatchEvent(new Event('input',{bubbles:true}));i.dispatchEvent(new Event('change',{bubbles:true}))"
+_CLICK = (  # the page may say its words already, and its controls come a moment later: the click waits for them, a minute at most
+    "const k=this.dataset.pick,p=this.closest('.mlw-page'),d=p.matches('.mlw-preview')?document:p;d.mlwPick=k;(function tell(n){const i=d.querySelector('.mlw-picked input');if(d.mlwPick!==k)return;"
+    "d.querySelectorAll('.mlw-cell').forEach(b=>b.setAttribute('aria-pressed',b.dataset.pick===k));if(!i)return n&&setTimeout(tell,200,n-1);"
+    "i.value=k;i.dispatchEvent(new Event('input',{bubbles:true}));i.dispatchEvent(new Event('change',{bubbles:true}))})(300)"
 )
 
 

@@ -146,6 +146,15 @@ def visit(page: Page, name: str) -> None:
     page.wait_for_selector(".jupyter-widgets h1", timeout=90_000)
 
 
+EARLY = """new MutationObserver((_, seen) => {
+  const cell = document.querySelector(".mlw-cell[data-pick*=wind_speed]");
+  if (!cell) return;
+  seen.disconnect();
+  window.wasEarly = !document.querySelector(".mlw-picked input");
+  cell.click();
+}).observe(document, { childList: true, subtree: true });"""
+
+
 def test_a_challenger_from_a_scientists_run_is_approved_served_and_monitored(team, flights, start, enter):
     people = team()
     assert mlw(flights, "approve", "flights", "--reason", "first", MLW_USER="ada").returncode == 0
@@ -190,7 +199,10 @@ def test_a_challenger_from_a_scientists_run_is_approved_served_and_monitored(tea
         done = mlw(flights, *command, MLW_USER="sam")
         assert done.returncode == 0, done.stderr
     vera = enter(people["vera"], "vera")
+    vera.add_init_script(EARLY)
     visit(vera, "monitor")
+    assert vera.evaluate("window.wasEarly"), "there was a field already when the cell was clicked"
+    vera.locator("img[alt='wind_speed: training and 2013-04']").wait_for(timeout=60_000)
     expect(vera.get_by_text("flights version 2 in 2013-04")).to_be_visible()
     cell = vera.get_by_role("button", name="temp in 2013-04")
     cell.click()
