@@ -4,6 +4,7 @@
 
 # %% auto #0
 from mlworkbench.app.cli import (
+    _environment,
     main,
     sys,
 )
@@ -14,6 +15,8 @@ import subprocess
 
 import pytest
 from click.testing import CliRunner
+
+from mlworkbench.core.settings import read_settings
 
 COMMANDS = [
     "up",
@@ -81,6 +84,15 @@ def test_help_imports_nothing_heavy():
         ).stdout.strip()
         == "[]"
     )
+
+
+def test_mlflows_jobs_are_off_for_whoever_does_not_want_them(tmp_path, monkeypatch):
+    (tmp_path / "settings.ini").write_text("[project]\nname = x\n")
+    jobs, project = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION", read_settings(tmp_path)
+    monkeypatch.delenv(jobs, raising=False)
+    assert _environment(project)[jobs] == "false"
+    monkeypatch.setenv(jobs, "true")
+    assert _environment(project)[jobs] == "true"
 
 
 def test_outside_a_project_one_sentence_and_exit_code_two(monkeypatch):

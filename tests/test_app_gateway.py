@@ -4,7 +4,6 @@
 
 # %% auto #0
 from mlworkbench.app.gateway import (
-    JOBS,
     SettingsError,
     Turns,
     _dashboards_in,
@@ -13,7 +12,6 @@ from mlworkbench.app.gateway import (
     asyncio,
     dashboards_folder,
     gateway_config,
-    gateway_environment,
     home_html,
     json,
     read_settings,
@@ -90,13 +88,6 @@ def test_mlflow_elsewhere_is_linked_not_started(project):
     assert _mlflow_address(away, "/") == "http://mlflow.example:5000"
     assert "ServerProxy" not in json.loads(gateway_config(away, 1).read_text())
     assert json.loads(gateway_config(project, 8123).read_text())["ServerApp"]["port"] == 8123
-
-
-def test_mlflows_jobs_are_off_for_whoever_does_not_want_them(project, monkeypatch):
-    monkeypatch.delenv(JOBS, raising=False)
-    assert gateway_environment(project)[JOBS] == "false"
-    monkeypatch.setenv(JOBS, "true")
-    assert gateway_environment(project)[JOBS] == "true"
 
 
 def test_pages_take_turns_and_a_slow_one_holds_nobody_up():

@@ -30,9 +30,10 @@ def tracking_uri(settings: Settings) -> str:
     return settings.resolve(settings.tracking.uri)
 
 
-QUIET = {  # MLflow would send usage data over the network, and draw bars for local files
+QUIET = {  # MLflow would send usage data over the network, draw bars for local files, and have eight more processes wait for work
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
 
 
