@@ -18,6 +18,7 @@ from mlworkbench.app.page_monitor import (
 )
 
 # %% ../nbs/api/72c_app.page_monitor.ipynb #test-monitor
+import threading
 from datetime import date
 
 import pytest
@@ -107,6 +108,28 @@ def test_a_picked_cell_shows_its_two_distributions(project):
     find(page, w.Text, description="picked")[0].value = json.dumps(["(prediction)", "2013-04"])
     assert "(prediction): training and 2013-04" in texts(page)
     assert find(page, w.Dropdown, description="Month")[0].value == "2013-04"
+
+
+def test_what_was_chosen_last_is_shown_though_another_is_drawn_later(project, monkeypatch):
+    lived(project)
+    page = monitor_page(project)
+    begun, go, draw = threading.Event(), threading.Event(), page_monitor.chart
+
+    def slow(settings, words, *about, **more):
+        if words.startswith("wind: "):
+            begun.set()
+            assert go.wait(60)
+        return draw(settings, words, *about, **more)
+
+    monkeypatch.setattr(page_monitor, "chart", slow)
+    month, feature = (find(page, w.Dropdown, description=d)[0] for d in ("Month", "Feature"))
+    other = threading.Thread(target=lambda: setattr(month, "value", "2013-04"))
+    other.start()
+    assert begun.wait(60)
+    feature.value = "(prediction)"
+    go.set()
+    other.join()
+    assert "(prediction): training and 2013-04" in texts(page) and "wind: training" not in texts(page)
 
 
 def test_an_open_alert_says_what_to_do(project):

@@ -291,7 +291,7 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
     window, part_of = choice("Window", WINDOWS, 0, "260px"), choice("Slice", [ALL], ALL, "300px")
     feature, facts, pictures, slices = choice("Feature", [], width="340px"), prose(), prose(), prose()
     first, last = (w.DatePicker(description=d, layout=w.Layout(display="none")) for d in ("From", "To"))
-    held, looks = {"quiet": False}, {}
+    held, looks = {"quiet": False, "drawn": 0}, {}
 
     def bounds() -> tuple[datetime, datetime]:
         "First moment of what is chosen, and the first after it."
@@ -340,6 +340,7 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
             show(_draw)
 
     def _draw() -> None:
+        held["drawn"] = turn = held["drawn"] + 1
         rows, when = moved(), words()
         chosen = rows[rows.feature == feature.value]
         then = "training" if part_of.value == ALL else "hold-out"
@@ -348,7 +349,9 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
             for _, r in chosen.iterrows()
         ]
         figures += [chart(settings, f"Features that moved most in {when}", drift_figure, rows)]
-        pictures.value = f"<div class='grid'>{''.join(figures)}</div>"
+        # The first is drawn in a thread: something else may have been chosen meanwhile.
+        if turn == held["drawn"]:
+            pictures.value = f"<div class='grid'>{''.join(figures)}</div>"
 
     def options(wanted: str | None) -> None:
         rows = moved()
