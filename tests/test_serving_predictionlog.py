@@ -10,6 +10,7 @@ from mlworkbench.serving.predictionlog import (
     Mover,
     PredictionLog,
     entry,
+    json,
 )
 
 # %% ../nbs/api/52_serving.predictionlog.ipynb #test-log
@@ -129,10 +130,26 @@ def test_what_a_killed_process_acknowledged_is_found_again(settings):
     acknowledged += child.stdout.readlines()
     child.wait()
     last = max(int(one) for one in acknowledged if one.strip())
-    time.sleep(2)  # what the killed service's mover had begun comes to its end
-    PredictionLog(settings, "m").flush()
+    kept, deadline = PredictionLog(settings, "m"), time.monotonic() + 60
+    while list(kept.folder.glob("*.spool")) and time.monotonic() < deadline:
+        kept.flush()  # leaves alone what the killed service's mover has begun
+        time.sleep(0.05)
     found = served(settings).request_id
     assert found.is_unique and {f"r{i}" for i in range(last + 1)} <= set(found)
+
+
+def test_a_mover_whose_service_was_killed_ends_without_a_word(settings):
+    PredictionLog(settings, "m").open().append(line("a"))
+    first = json.dumps({"settings": settings.absolute().model_dump(mode="json"), "models": ["m"]})
+    code = "from mlworkbench.serving.predictionlog import move_when_told; move_when_told()"
+    reading, nobody = os.pipe()
+    os.close(reading)
+    for told in ("", f"{first}\n[]\n"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], input=told, stdout=nobody, stderr=subprocess.PIPE, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    os.close(nobody)
 
 
 def test_half_a_line_at_the_end_was_never_acknowledged(settings):

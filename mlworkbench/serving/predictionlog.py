@@ -350,8 +350,10 @@ class Mover:
 
 def move_when_told() -> None:
     "What the process does: move segments and keep counts for each line that comes, until there are no more."
-    told = json.loads(sys.stdin.readline())
+    if not (first := sys.stdin.readline()):  # the service was killed
+        return
     os.nice(10)
+    told = json.loads(first)
     settings = Settings(**told["settings"])
     logs = [PredictionLog(settings, model) for model in told["models"]]
     for line in sys.stdin:
@@ -364,7 +366,8 @@ def move_when_told() -> None:
         with contextlib.suppress(Exception):  # they are sent again
             _keep_counts(settings, minutes)
             kept = len(minutes)
-        print(json.dumps([problems, kept]), flush=True)
+        with contextlib.suppress(BrokenPipeError):  # the service was killed, and no more lines will come
+            os.write(sys.stdout.fileno(), json.dumps([problems, kept]).encode() + b"\n")
 
 
 def _keep_counts(settings: Settings, minutes: list[dict]) -> None:

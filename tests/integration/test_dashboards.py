@@ -69,7 +69,7 @@ def test_a_click_on_approve_moves_the_alias_and_writes_the_audit_row(flights, op
     page = open_page(flights, "approvals")
     expect(page.get_by_text("flights version 1 asks to be the first in production")).to_be_visible()
     page.get_by_role("button", name="Approve").click()
-    page.get_by_text("reason").first.wait_for(timeout=20_000)
+    page.get_by_text("reason").first.wait_for(timeout=60_000)
     settings = read_settings(flights)
     assert read_audit(settings) == [], "a decision needs a reason"
     page.get_by_placeholder("Why?").fill("AUC well above the baseline")
@@ -168,7 +168,7 @@ def test_a_challenger_from_a_scientists_run_is_approved_served_and_monitored(tea
     sam.get_by_label("iterations").fill("30")
     sam.keyboard.press("Tab")
     sam.get_by_role("button", name="Run", exact=True).click()
-    sam.get_by_text("Running, with train.iterations=30").wait_for(timeout=10_000)
+    sam.get_by_text("Running, with train.iterations=30").wait_for(timeout=60_000)
     sam.get_by_text("The run is done.").wait_for(timeout=180_000)
     visit(sam, "experiments")
     sam.get_by_role("button", name="Compare").click()
