@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,12 +31,15 @@ HOME = Path(tempfile.mkdtemp(prefix="mlw-home-")).resolve()
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
 
-def _stop_servers(but: Path | None = None) -> None:
+KEPT = {HOME}  # projects whose fork servers serve the tests that come
+
+
+def _stop_servers(but: Collection[Path] = ()) -> None:
     from mlworkbench.pipeline.kernels import _ask
 
     for path in Path(os.environ["XDG_RUNTIME_DIR"]).glob("*/*.sock"):
         about = _ask(path, "status")
-        if about and about["root"] == str(but):
+        if about and Path(about["root"]) in but:
             continue
         if about:
             os.killpg(about["pid"], signal.SIGKILL)
@@ -51,9 +54,9 @@ def _no_server_is_left_in_the_end() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_server_is_left() -> Iterator[None]:
-    "A test's own fork servers end with it; that of `home` serves the tests that come."
+    "A test's own fork servers end with it, but for those of `home` and `lasting`."
     yield
-    _stop_servers(but=HOME)
+    _stop_servers(but=KEPT)
 
 
 def _close_databases() -> None:
@@ -111,6 +114,15 @@ def home() -> Iterator[Path]:
     _close_databases()
     for path in HOME.iterdir():
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory) -> Iterator[Path]:
+    "An empty folder for all tests of a file, so that they find its fork server warm."
+    folder = tmp_path_factory.mktemp("lasting").resolve()
+    KEPT.add(folder)
+    yield folder
+    KEPT.remove(folder)
 
 
 @pytest.fixture(scope="session")

@@ -136,10 +136,9 @@ def normal(nb: nbformat.NotebookNode) -> list:
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory) -> Settings:
-    root = tmp_path_factory.mktemp("project")
-    (root / "deep").mkdir()
-    return Settings(root=root, kernels={"preload": "numpy, pandas, matplotlib.pyplot, ipywidgets"})
+def settings(lasting) -> Settings:
+    (lasting / "deep").mkdir()
+    return Settings(root=lasting, kernels={"preload": "numpy, pandas, matplotlib.pyplot, ipywidgets"})
 
 
 def test_what_processes_print_is_never_late(settings, monkeypatch):
