@@ -17,7 +17,7 @@ import projects
 for name in [n for n in os.environ if n.startswith(("MLW_", "JPY_", "MLFLOW_"))]:
     del os.environ[name]
 
-# Fork servers of the tests keep apart from the user's own, and import little: each test's project has its own.
+# Fork servers of the tests keep apart from the user's own, and import little where one test has its own.
 os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="mlw-test-")
 atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)
 os.environ["MLW_KERNELS_PRELOAD"] = "numpy"
@@ -106,8 +106,11 @@ def keyless() -> Callable[[], contextlib.AbstractContextManager]:
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
+def home(monkeypatch) -> Iterator[Path]:
     "An empty folder, the same one for all tests that take it, so that they find its fork server warm."
+    monkeypatch.setenv(
+        "MLW_KERNELS_PRELOAD", "numpy, pandas, pyarrow, sklearn.ensemble, sklearn.linear_model, mlflow"
+    )
     yield HOME
     for process in projects.processes_of(HOME):
         process.kill()

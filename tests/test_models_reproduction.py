@@ -38,12 +38,12 @@ def git(root, *arguments):
 
 
 @pytest.fixture
-def project(home, monkeypatch):
+def project(project, monkeypatch):
     "A project with a version that comes from a table, a file, a module and a package, all committed."
     from projects import write_step
 
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    (home / "settings.ini").write_text("[project]\nname = small\n")
+    home = project
     (home / ".gitignore").write_text(".mlw/\nreports/\npackages/\n")
     (home / "own.py").write_text(MODULE.format(factor=2))
     (home / "shift.txt").write_text("0.5")
