@@ -31,6 +31,8 @@ HOME = Path(tempfile.mkdtemp(prefix="mlw-home-")).resolve()
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
 
+SHARED = "numpy, pandas, pyarrow, sklearn.ensemble, sklearn.linear_model, mlflow, "
+SHARED += "mlworkbench.app.page_approvals, mlworkbench.app.page_monitor, mlworkbench.app.page_experiments"
 KEPT = {HOME}  # projects whose fork servers serve the tests that come
 
 
@@ -108,9 +110,7 @@ def keyless() -> Callable[[], contextlib.AbstractContextManager]:
 @pytest.fixture
 def home(monkeypatch) -> Iterator[Path]:
     "An empty folder, the same one for all tests that take it, so that they find its fork server warm."
-    monkeypatch.setenv(
-        "MLW_KERNELS_PRELOAD", "numpy, pandas, pyarrow, sklearn.ensemble, sklearn.linear_model, mlflow"
-    )
+    monkeypatch.setenv("MLW_KERNELS_PRELOAD", SHARED)
     yield HOME
     for process in projects.processes_of(HOME):
         process.kill()

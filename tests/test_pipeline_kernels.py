@@ -13,9 +13,12 @@ from mlworkbench.pipeline.kernels import (
     signal,
     socket,
     socket_folder,
+    socket_path,
     start_child,
     start_server,
     stop_servers,
+    subprocess,
+    sys,
     time,
 )
 
@@ -93,6 +96,25 @@ def test_a_child_has_its_own_folder_environment_session_and_random_state(child, 
     assert x["pid"] == x["group"] == a.pid != y["pid"]
     assert x["random"][0] != y["random"][0] and x["random"][1] != y["random"][1]
     assert len(servers(settings)) == 1
+
+
+def test_whoever_asks_finds_the_same_server(settings, monkeypatch):
+    code = (
+        "import os, sys; from mlworkbench.core.settings import Settings; from mlworkbench.pipeline.kernels import socket_path\n"
+        "print(socket_path(settings := Settings(root=sys.argv[1])).name); import mlflow, sklearn.ensemble; assert 'KMP_INIT_AT_FORK' in os.environ\n"
+        "print(socket_path(settings).name)"
+    )
+    for name in ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "MPLBACKEND"):
+        monkeypatch.delenv(name, raising=False)
+    names = set()
+    for env in ({}, {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}):
+        command = [sys.executable, "-c", code, settings.root]
+        done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=True)
+        names.update(done.stdout.split())
+    assert len(names) == 1
+    before = socket_path(settings)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    assert socket_path(settings) != before
 
 
 def test_threads_that_wait_give_way_unless_one_says_otherwise(settings, monkeypatch):

@@ -48,6 +48,12 @@ INTERNAL = (  # what a step needs besides its own imports
 )
 _READ_ON_IMPORT = ("OMP_", "OPENBLAS_", "MKL_", "BLIS_", "GOTO_", "KMP_", "NUMEXPR_", "POLARS_", "ARROW_", "MALLOC_", "LD_",
                    "DYLD_", "CUDA_", "MPL", "LANG", "LC_", "PYTHON")  # fmt: skip
+# scikit-learn sets the first two where it is imported, and a kernel the third: a server has them from the start, whoever starts it.
+_SET_MEANWHILE = {
+    "KMP_DUPLICATE_LIB_OK": "True",
+    "KMP_INIT_AT_FORK": "FALSE",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+}
 
 
 def preload_list(settings: Settings) -> list[str]:
@@ -91,7 +97,8 @@ def _beside(path: Path, ending: str) -> Path:
 
 def socket_path(settings: Settings) -> Path:
     "Where the server of this project and environment listens, whether it runs or not."
-    read = {k: v for k, v in os.environ.items() if k.startswith(_READ_ON_IMPORT) and k != "PYTHONPATH"}
+    told = _SET_MEANWHILE | os.environ
+    read = {k: v for k, v in told.items() if k.startswith(_READ_ON_IMPORT) and k != "PYTHONPATH"}
     place = _digest([str(settings.root), sys.prefix, read])
     identity = _digest([sys.version, _installed(), preload_list(settings), settings.kernels.idle])
     return socket_folder() / f"{place}-{identity}.sock"
@@ -173,8 +180,7 @@ def start_server(settings: Settings) -> Path:
             for k, v in os.environ.items()
             if not k.startswith(("MLW_", "JPY_", "MLFLOW_", "PYTHONPATH", "COVERAGE_"))
         }
-        env |= {"MPLBACKEND": os.environ.get("MPLBACKEND", "module://matplotlib_inline.backend_inline")}
-        env = BRIEF_SPIN | env | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+        env = BRIEF_SPIN | _SET_MEANWHILE | env | {"MLFLOW_DISABLE_TELEMETRY": "true"}
         command = [sys.executable, forkserver.__file__, json.dumps(about)]
         with said.open("w") as out:
             process = subprocess.Popen(

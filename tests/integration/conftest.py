@@ -132,9 +132,6 @@ def small_disk(tmp_path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-PAGES = "pandas, sklearn.linear_model, mlflow, mlworkbench.app.page_approvals, mlworkbench.app.page_monitor, mlworkbench.app.page_experiments"
-
-
 @pytest.fixture
 def team(flights, start) -> Callable[..., dict[str, Person]]:
     "Starts `mlw up` for four people, each logged in, and one who is not."
@@ -155,7 +152,6 @@ def team(flights, start) -> Callable[..., dict[str, Person]]:
         about = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
         nbformat.write(nbformat.v4.new_notebook(cells=[show], metadata=about), flights / PAGE)
         port, log = free_port(), flights / "up.log"
-        env["MLW_KERNELS_PRELOAD"] = PAGES
         server = start(MLW, "up", "--no-browser", "--port", str(port), cwd=flights, log=log, **env)
         nobody = Person(port, tls)
         for _ in range(300):
