@@ -10,6 +10,7 @@ from mlworkbench.app.widgets import (
     head,
     json,
     later,
+    later_widgets,
     may,
     part,
     pick_cell,
@@ -17,6 +18,7 @@ from mlworkbench.app.widgets import (
     plain,
     row,
     stack,
+    threading,
     told,
     w,
 )
@@ -98,6 +100,31 @@ def test_work_for_later_waits_until_the_page_is_said_and_outlives_a_failure(proj
     events.trigger("post_run_cell", None)
     later(lambda: done.append("at once"))  # as from a click
     wait_for(["held", "at once"])
+
+
+def test_widgets_that_come_later_wait_for_voilas_question(project, monkeypatch):
+    from IPython.core.events import EventManager
+
+    done, said, made = [], [], threading.Event()
+    shell = type(
+        "Shell", (), {"kernel": True, "events": EventManager(None, {"post_run_cell": lambda result: None})}
+    )
+    monkeypatch.setattr(widgets, "_shell", lambda: shell)
+    monkeypatch.setattr(widgets, "_ASKED", threading.Event())
+    monkeypatch.setattr(w.Widget, "_handle_control_comm_msg", w.Widget._handle_control_comm_msg)
+    browser = type("Comm", (), {"send": lambda self, *about, **more: said.append(list(done))})
+    monkeypatch.setattr(w.Widget, "_control_comm", browser())
+    monkeypatch.setenv("VOILA_REQUEST_URL", "http://127.0.0.1/")
+
+    def build(settings):
+        later_widgets(lambda: (done.append("made"), made.set()))
+        return w.VBox()
+
+    guarded(build, project)
+    shell.events.trigger("post_run_cell", None)
+    assert not made.wait(0.2)
+    w.Widget._handle_control_comm_msg({"content": {"data": {"method": "request_states"}}})
+    assert made.wait(10) and said == [[]] and done == ["made"]
 
 
 def test_an_empty_table_says_what_to_do():

@@ -24,6 +24,7 @@ from mlworkbench.app.widgets import (
     guarded,
     head,
     later,
+    later_widgets,
     note,
     part,
     pick_cell,
@@ -235,7 +236,7 @@ def _months(
     if DRAWING in charts.value:
         later(lambda: setattr(charts, "value", _charts(settings, model, version, performance)))
     if len(drift):
-        later(lambda: setattr(details, "children", [_details(settings, model, drift)]))
+        later_widgets(lambda: setattr(details, "children", [_details(settings, model, drift)]))
     moved = part("What has moved", [], [], empty="No feature was compared yet.")
     if len(drift):
         moved = prose(f"<h2>What has moved</h2>{heat_html(drift)}")

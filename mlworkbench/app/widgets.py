@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'PAGE_STYLE', 'note', 'when', 'chip', 'prose', 'stack', 'head', 'part', 'choice', 'row', 'guarded', 'plain',
-           'later', 'told', 'may', 'pick_cell', 'picked']
+           'later', 'later_widgets', 'told', 'may', 'pick_cell', 'picked']
 
 # %% ../../nbs/api/72_app.widgets.ipynb #imports
 import functools
@@ -152,6 +152,8 @@ def guarded(build: Callable[[Settings], w.Widget], settings: Settings | None = N
     if shell:
         from IPython.display import HTML, display
 
+        if _in_voila():
+            _hear_the_browser()
         _when_said(shell, waiting)
         style = PAGE_STYLE.replace(".mlw-preview { display: none; }", "")
         display(HTML(f"{style}<div class='mlw-page mlw-preview'>{plain(content)}</div>"))
@@ -186,6 +188,32 @@ def later(work: Callable[[], None]) -> None:
         _modestly([work])
     else:
         work()
+
+
+_ASKED = threading.Event()  # the browser has been told which widgets there are
+
+
+def later_widgets(make: Callable[[], None]) -> None:
+    "Like `later`, for work that makes widgets. In Voila the browser asks once which there are: half of what came while it did would be missing there, and with it all that holds it."
+    waits = _shell() and _in_voila()
+    later(lambda: (waits and _ASKED.wait(), make()))
+
+
+def _in_voila() -> bool:
+    return "VOILA_REQUEST_URL" in os.environ
+
+
+def _hear_the_browser() -> None:
+    "Have `_ASKED` set once its question is answered."
+    answer = w.Widget._handle_control_comm_msg
+
+    def heard(message: dict) -> None:
+        try:
+            answer(message)
+        finally:
+            _ASKED.set()
+
+    w.Widget._handle_control_comm_msg = heard
 
 
 def _when_said(shell, waiting: list[Callable[[], None]]) -> None:
