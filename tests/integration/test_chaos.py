@@ -24,8 +24,9 @@ SEED = int(os.environ.get("CHAOS_SEED", str(random.SystemRandom().randrange(10**
 
 
 @pytest.fixture
-def steps(project) -> Path:
+def steps(project, monkeypatch) -> Path:
     "Six steps, two branches; each keeps a table of its own and a child process for a while."
+    monkeypatch.setenv("MLW_KERNELS_PRELOAD", "numpy")  # a server that was killed is soon back
     pause = "import subprocess\nsubprocess.run(['sleep', '0.1'])"
     write_step(project, "01_read", pause, "save('n', seed)", parameters="seed: int = 0")
     write_step(project, "02_a", pause, "save('n', load(n) + 1)", parameters="n: Input = 'read.n'")
