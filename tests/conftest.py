@@ -31,8 +31,10 @@ HOME = Path(tempfile.mkdtemp(prefix="mlw-home-")).resolve()
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
 
-SHARED = "numpy, pandas, pyarrow, sklearn.ensemble, sklearn.linear_model, mlflow, "
-SHARED += "mlworkbench.app.page_approvals, mlworkbench.app.page_monitor, mlworkbench.app.page_experiments"
+SHARED = (
+    "numpy, pandas, pyarrow, sklearn.ensemble, sklearn.linear_model, mlflow, "
+    "mlworkbench.app.page_approvals, mlworkbench.app.page_monitor, mlworkbench.app.page_experiments"
+)
 KEPT = {HOME}  # projects whose fork servers serve the tests that come
 
 

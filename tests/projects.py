@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,15 @@ def gone(*pids: int, seconds: float = 10.0) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def until(what: Callable[[], object], seconds: float = 60.0) -> object:
+    "What `what` returns as soon as that is true; fails where it is not within that time."
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return found
 
 
 def _lives(pid: int) -> bool:

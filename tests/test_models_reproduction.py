@@ -43,13 +43,12 @@ def project(project, monkeypatch):
     from projects import write_step
 
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    home = project
-    (home / ".gitignore").write_text(".mlw/\nreports/\npackages/\n")
-    (home / "own.py").write_text(MODULE.format(factor=2))
-    (home / "shift.txt").write_text("0.5")
-    write_package(home, "1.0", monkeypatch)
+    (project / ".gitignore").write_text(".mlw/\nreports/\npackages/\n")
+    (project / "own.py").write_text(MODULE.format(factor=2))
+    (project / "shift.txt").write_text("0.5")
+    write_package(project, "1.0", monkeypatch)
     write_step(
-        home,
+        project,
         "01_make",
         "import pandas as pd, own, coffee\ndf = load(table)\ndf['b'] = own.scale(df.a) + float(path(shift).read_text()) + coffee.CUP * seed\n"
         "df['late'] = (df.a > 3).astype(int)",
@@ -57,22 +56,25 @@ def project(project, monkeypatch):
         parameters="table: Table = 'raw'\nshift: File = 'shift.txt'\nseed: int = 1",
     )
     write_step(
-        home,
+        project,
         "02_train",
         "from sklearn.linear_model import LogisticRegression\ndf = load(rows)",
         "save('model', LogisticRegression().fit(df[['a', 'b']], df.late))\nsave('train', df)",
         parameters="rows: Input = 'make.rows'",
     )
     write_step(
-        home, "03_register", REGISTER, parameters="model: Input = 'train.model'\ntrain: Input = 'train.train'"
+        project,
+        "03_register",
+        REGISTER,
+        parameters="model: Input = 'train.model'\ntrain: Input = 'train.train'",
     )
-    settings = read_settings(home)
+    settings = read_settings(project)
     rows = pd.DataFrame({"a": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]})
     write_table(settings.resolve(settings.tables.url), "raw", rows)
-    git(home, "init", "-q")
-    git(home, "add", "-A")
-    git(home, "commit", "-qm", "first")
-    return home
+    git(project, "init", "-q")
+    git(project, "add", "-A")
+    git(project, "commit", "-qm", "first")
+    return project
 
 
 def write_package(home, version, monkeypatch):

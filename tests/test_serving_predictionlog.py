@@ -26,6 +26,7 @@ import time
 
 import numpy as np
 import pytest
+from projects import until
 
 from mlworkbench.core.errors import StoreError
 from mlworkbench.core.settings import read_settings
@@ -130,10 +131,13 @@ def test_what_a_killed_process_acknowledged_is_found_again(settings):
     acknowledged += child.stdout.readlines()
     child.wait()
     last = max(int(one) for one in acknowledged if one.strip())
-    kept, deadline = PredictionLog(settings, "m"), time.monotonic() + 60
-    while list(kept.folder.glob("*.spool")) and time.monotonic() < deadline:
+    kept = PredictionLog(settings, "m")
+
+    def all_moved():
         kept.flush()  # leaves alone what the killed service's mover has begun
-        time.sleep(0.05)
+        return not list(kept.folder.glob("*.spool"))
+
+    until(all_moved)
     found = served(settings).request_id
     assert found.is_unique and {f"r{i}" for i in range(last + 1)} <= set(found)
 

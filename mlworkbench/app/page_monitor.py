@@ -292,7 +292,7 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
     window, part_of = choice("Window", WINDOWS, 0, "260px"), choice("Slice", [ALL], ALL, "300px")
     feature, facts, pictures, slices = choice("Feature", [], width="340px"), prose(), prose(), prose()
     first, last = (w.DatePicker(description=d, layout=w.Layout(display="none")) for d in ("From", "To"))
-    held, looks = {"quiet": False, "drawn": 0}, {}
+    held, looks = {"quiet": False, "drawn": None}, {}
 
     def bounds() -> tuple[datetime, datetime]:
         "First moment of what is chosen, and the first after it."
@@ -341,7 +341,7 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
             show(_draw)
 
     def _draw() -> None:
-        held["drawn"] = turn = held["drawn"] + 1
+        held["drawn"] = turn = object()
         rows, when = moved(), words()
         chosen = rows[rows.feature == feature.value]
         then = "training" if part_of.value == ALL else "hold-out"
@@ -351,7 +351,7 @@ def _details(settings: Settings, model: str, drift: pd.DataFrame) -> w.Widget:
         ]
         figures += [chart(settings, f"Features that moved most in {when}", drift_figure, rows)]
         # The first is drawn in a thread: something else may have been chosen meanwhile.
-        if turn == held["drawn"]:
+        if turn is held["drawn"]:
             pictures.value = f"<div class='grid'>{''.join(figures)}</div>"
 
     def options(wanted: str | None) -> None:

@@ -195,8 +195,7 @@ _ASKED = threading.Event()  # the browser has been told which widgets there are
 
 def later_widgets(make: Callable[[], None]) -> None:
     "Like `later`, for work that makes widgets. In Voila the browser asks once which there are: half of what came while it did would be missing there, and with it all that holds it."
-    waits = _shell() and _in_voila()
-    later(lambda: (waits and _ASKED.wait(), make()))
+    later(lambda: (_in_voila() and _ASKED.wait(), make()))
 
 
 def _in_voila() -> bool:

@@ -5,12 +5,11 @@ import os
 import signal
 import socket
 import sys
-import time
 import urllib.request
 
 import pandas as pd
 import pytest
-from projects import mlw, write_step
+from projects import mlw, until, write_step
 
 from mlworkbench.core.settings import MonitorSection
 from mlworkbench.core.store import Store, list_records, read_record
@@ -24,14 +23,6 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
-
-
-def until(what, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture

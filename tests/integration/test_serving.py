@@ -17,7 +17,7 @@ import httpx
 import pandas as pd
 import psutil
 import pytest
-from projects import MLW, mlw
+from projects import MLW, mlw, until
 
 from mlworkbench.core.errors import TableNotFound
 from mlworkbench.core.settings import read_settings
@@ -89,9 +89,8 @@ def test_no_acknowledged_prediction_is_lost_or_twice_in_the_table(served):
     last = serve()
     last.send_signal(signal.SIGTERM)
     assert last.wait(60) is not None
-    spool, deadline = Path(settings.resolve(settings.serving.spool)), time.monotonic() + 60
-    while list(spool.rglob("*.spool")) and time.monotonic() < deadline:
-        time.sleep(0.05)  # a killed service's mover may be at work still
+    spool = Path(settings.resolve(settings.serving.spool))
+    until(lambda: not list(spool.rglob("*.spool")))  # a killed service's mover may be at work still
     found = read_table(settings.resolve(settings.tables.url), "flights_served").request_id
     assert found.is_unique and set(acknowledged) <= set(found) and len(acknowledged) > 50
 
