@@ -26,7 +26,6 @@ import time
 
 import numpy as np
 import pytest
-from projects import until
 
 from mlworkbench.core.errors import StoreError
 from mlworkbench.core.settings import read_settings
@@ -113,6 +112,8 @@ def test_what_is_counted_is_in_a_table_once_whoever_is_killed(settings):
 
 
 def test_what_a_killed_process_acknowledged_is_found_again(settings):
+    from projects import until
+
     script = """
     from mlworkbench.core.settings import read_settings
     from mlworkbench.serving.predictionlog import Mover, PredictionLog
